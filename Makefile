@@ -1,0 +1,48 @@
+# Everything runs in .venv, which is made from pyproject.toml and constraints.txt when they change.
+# The pinned CPU build of torch exists for Python 3.11, so that one is taken where it is found.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= all
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: run test lint format reference benchmark report status new-experiment clean
+
+run: $(VENV)/installed
+	snakemake --cores $(CORES)
+
+test: $(VENV)/installed
+	pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/installed
+	ruff check .
+	ruff format --check .
+	mypy
+	snakefmt --check Snakefile workflow/rules
+	snakemake --lint
+	codespell
+
+format: $(VENV)/installed
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile workflow/rules
+
+# The schemas and config/README.md, from workflow/lib/unetflow/settings.py
+reference: $(VENV)/installed
+	python -m unetflow.reference
+
+# Reads the results folder as it is, beside a running workflow too
+report status: $(VENV)/installed
+	@snakemake --nolock --cores 1 --quiet all $@
+
+# make new-experiment NAME=cells IMAGES='data/images/*.tif' MASKS='data/masks/*.tif'
+new-experiment: $(VENV)/installed
+	@python -m unetflow.new_experiment '$(NAME)' --images '$(IMAGES)' --masks '$(MASKS)'
+
+clean:
+	rm -rf $(VENV) .snakemake
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,35 @@
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/fetch.smk"
+include: "workflow/rules/prepare.smk"
+include: "workflow/rules/split.smk"
+include: "workflow/rules/intensity.smk"
+include: "workflow/rules/weights.smk"
+include: "workflow/rules/patches.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/predict.smk"
+include: "workflow/rules/segment.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+container: None
+
+
+rule all:
+    default_target: True
+    input:
+        rules.build_report.output,
+        expand(rules.check_archive.output, archive=ARCHIVES),
+
+
+rule plan:
+    input:
+        expand(rules.plan_archive.output, archive=ARCHIVES),

@@ -1,0 +1,407 @@
+"""Reading the layouts in which datasets come, to images with labels in OME-Zarr.
+
+A layout yields `Source`s lazily; `prepare` checks and writes them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import tifffile
+from imageio.v3 import imread
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from unetflow.datasets.patterns import matching, safe
+from unetflow.datasets.synthetic import synthesize
+from unetflow.settings import (
+    CtcLayout,
+    DatasetSettings,
+    Hdf5Layout,
+    PairsLayout,
+    StackLayout,
+    SyntheticLayout,
+)
+from unetflow.weights import IGNORE
+
+Mask = NDArray[np.integer]
+Labelled = tuple[NDArray[Any], Mask | None, Mask | None]
+"""Pixels, classes and instances of a picture."""
+
+TIFF = {".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture of a dataset with its labels, not yet read.
+
+    Attributes
+    ----------
+    name, group : str
+        The image, and the sequence, stack or patient it belongs to.
+    frame : int
+        Position in the group.
+    file : Path
+        For error messages.
+    read : function
+        Returns pixels, classes or None, instances or None.
+    """
+
+    name: str
+    group: str
+    frame: int
+    file: Path
+    read: Callable[[], Labelled]
+
+
+def sources(dataset: DatasetSettings, root: Path) -> Iterator[Source]:
+    """Pictures of a dataset whose files lie below `root`, sorted by name.
+
+    Raises
+    ------
+    ValueError
+        If the layout finds no pictures, or a mask is missing.
+    """
+    layout = dataset.layout
+    if isinstance(layout, StackLayout):
+        return stacks(layout, root)
+    if isinstance(layout, CtcLayout):
+        return cell_tracking(layout, root)
+    if isinstance(layout, PairsLayout):
+        return pairs(layout, root)
+    if isinstance(layout, Hdf5Layout):
+        return hdf5(layout, root)
+    return synthetic(layout, root)
+
+
+def read_picture(path: Path, plane: int | None = None) -> NDArray[Any]:
+    """Pixels of a picture file, or of one plane of a TIFF stack.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be decoded.
+    """
+    try:
+        if path.suffix.lower() in TIFF:
+            return tifffile.imread(path, key=plane)
+        return imread(path)
+    except Exception as error:  # decoders raise whatever they like for a broken file
+        raise ValueError(
+            f"{path}: must be a readable image: {error}; replace the file or fetch it again"
+        ) from error
+
+
+def class_map(values: Mapping[str, int], mask: Mask, file: Path) -> Mask:
+    """Classes 0, 1, ... of a mask whose values are those of the named classes.
+
+    Raises
+    ------
+    ValueError
+        If the mask holds another value.
+    """
+    result = np.full(mask.shape, IGNORE, np.uint8)
+    for number, value in enumerate(values.values()):
+        result[mask == value] = number
+    strange = np.setdiff1d(mask, [*values.values(), IGNORE])
+    if strange.size:
+        raise ValueError(
+            f"{file}: mask values must be {dict(values)}: found {strange[:5].tolist()}; "
+            "correct layout.classes or the mask"
+        )
+    return result
+
+
+def stacks(layout: StackLayout, root: Path) -> Iterator[Source]:
+    """Planes (or the whole) of multi-page TIFF stacks."""
+    annotated = matching(root, layout.images)
+    for path, names in annotated:
+        masks = matching(root, layout.labels.replace("{group}", names.get("group", "")))
+        yield from planes_of(path, masks[0][0], names.get("group", ""), layout)
+    for path, names in matching(root, layout.unannotated) if layout.unannotated else []:
+        yield from planes_of(path, None, names.get("group", ""), layout)
+
+
+def planes_of(path: Path, mask: Path | None, group: str, layout: StackLayout) -> Iterator[Source]:
+    """Sources of one stack."""
+    group = safe(group or path.stem)
+    read = partial(read_stack, path, mask, layout.classes)
+    if not layout.planes_are_images:
+        yield Source(group, group, 0, path, read)
+        return
+    count = page_count(path)
+    if mask is not None and page_count(mask) != count:
+        raise ValueError(
+            f"{mask}: a mask stack must have the planes of its images: got {page_count(mask)}, "
+            f"{path.name} has {count}; export it again"
+        )
+    for plane in range(count):
+        yield Source(f"{group}_{plane:03d}", group, plane, path, partial(read, plane))
+
+
+def page_count(path: Path) -> int:
+    """Number of planes of a TIFF stack."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            return len(file.pages)
+    except tifffile.TiffFileError as error:
+        raise ValueError(f"{path}: must be a TIFF stack: {error}; fetch it again") from error
+
+
+def read_stack(
+    path: Path, mask: Path | None, classes: Mapping[str, int], plane: int | None = None
+) -> Labelled:
+    """Pixels and classes of a stack, or of one of its planes."""
+    pixels = read_picture(path, plane)
+    labels = None if mask is None else class_map(classes, read_picture(mask, plane), mask)
+    return pixels, labels, None
+
+
+def cell_tracking(layout: CtcLayout, root: Path) -> Iterator[Source]:
+    """Annotated frames of each sequence of the challenge; all frames of one without truth."""
+    folders = sorted(path for path in root.glob("**/[0-9][0-9]") if path.is_dir())
+    if not folders:
+        raise ValueError(
+            f"{root}: must hold folders such as 01 and 01_GT: found none; fetch it again"
+        )
+    for folder in folders:
+        truth = folder.with_name(folder.name + "_GT")
+        yield from annotated_frames(folder, truth, layout) if truth.is_dir() else frames(folder)
+
+
+def frames(folder: Path) -> Iterator[Source]:
+    """Frames of a sequence without truth."""
+    for number, path in enumerate(sorted(folder.glob("t*.tif"))):
+        name = f"{folder.name}_{path.stem[1:]}"
+        yield Source(name, folder.name, number, path, partial(read_stack, path, None, {}))
+
+
+def annotated_frames(folder: Path, truth: Path, layout: CtcLayout) -> Iterator[Source]:
+    """Frames of a sequence that have outlines, or the planes of frames that have."""
+    for mask in sorted((truth / "SEG").glob("man_seg*.tif")):
+        frame, *planes = re.findall(r"\d+", mask.stem)
+        pixels = folder / f"t{frame}.tif"
+        if not pixels.is_file():
+            raise ValueError(
+                f"{pixels}: a mask must have its frame: found none for {mask.name}; fetch it again"
+            )
+        track = truth / "TRA" / f"man_track{frame}.tif" if layout.ignore_unlabelled else None
+        plane = int(planes[0]) if planes else None
+        name = "_".join([folder.name, frame, *planes])
+        read = partial(read_tracked, pixels, mask, track, plane)
+        yield Source(name, folder.name, int(frame), pixels, read)
+
+
+def read_tracked(pixels: Path, mask: Path, track: Path | None, plane: int | None) -> Labelled:
+    """Pixels, classes and instances of a frame, or of one plane of it.
+
+    A cell that has a marker in TRA but no outline in SEG is neither cell nor background for sure:
+    the surroundings of its marker, up to half the width of the outlined cells, are not annotated.
+    """
+    image, instances = read_picture(pixels, plane), read_picture(mask)
+    classes = (instances > 0).astype(np.uint8)
+    if track is not None and track.is_file():
+        markers = read_picture(track, plane)
+        unlabelled = (markers > 0) & ~np.isin(markers, np.unique(markers[instances > 0]))
+        if unlabelled.any():
+            areas = np.bincount(instances.ravel())[1:]
+            reach = np.sqrt(np.mean(areas[areas > 0])) / 2 if areas.any() else 0
+            near = ndimage.distance_transform_edt(~unlabelled) <= reach
+            classes[near & (classes == 0)] = IGNORE
+    return image, classes, instances
+
+
+def pairs(layout: PairsLayout, root: Path) -> Iterator[Source]:
+    """Pictures with their masks, one file or one per object."""
+    grouped = "{group}" in layout.images and "{group}" in layout.masks
+    masks_of: dict[tuple[str, str], list[Path]] = {}
+    for path, names in matching(root, layout.masks):
+        masks_of.setdefault((names["image"], names["group"] if grouped else ""), []).append(path)
+    for position, (path, names) in enumerate(matching(root, layout.images)):
+        masks = masks_of.get((names["image"], names["group"] if grouped else ""))
+        if not masks:
+            raise ValueError(
+                f"{path}: an image must have a mask that matches {layout.masks!r}: found none; "
+                "add the mask or correct the pattern"
+            )
+        name, group = safe(names["image"]), safe(names.get("group", "all"))
+        name = name if "group" not in names else f"{group}_{name}"
+        yield Source(name, group, position, path, partial(read_pair, path, masks, layout))
+
+
+def read_pair(path: Path, masks: list[Path], layout: PairsLayout) -> Labelled:
+    """Pixels, classes and instances of a picture."""
+    pixels = grey(read_picture(path), layout.channel, path)
+    if len(masks) > 1:
+        instances = np.zeros(pixels.shape, np.uint32)
+        for number, mask in enumerate(masks, start=1):
+            instances[grey(read_picture(mask), 0, mask) > 0] = number
+        return pixels, None, instances
+    return labelled(pixels, grey(read_picture(masks[0]), None, masks[0]), layout, masks[0])
+
+
+def grey(pixels: NDArray[Any], channel: int | None, path: Path) -> NDArray[Any]:
+    """Return one channel of a picture; colour whose channels are alike counts as grey.
+
+    Raises
+    ------
+    ValueError
+        If the picture has colours and no channel is chosen.
+    """
+    if pixels.ndim != 3 or pixels.shape[-1] not in (3, 4):
+        return pixels
+    if channel is not None:
+        return pixels[..., channel]
+    colours = pixels[..., :3]
+    if (colours == colours[..., :1]).all():
+        return pixels[..., 0]
+    raise ValueError(
+        f"{path}: an image must be grey: got colour of shape {pixels.shape}; "
+        "convert it or choose one with layout.channel"
+    )
+
+
+def labelled(
+    pixels: NDArray[Any], labels: Mask, layout: PairsLayout | Hdf5Layout, file: Path
+) -> Labelled:
+    """Pixels with labels that are instances or classes."""
+    if layout.labels_are == "instances":
+        return pixels, None, labels
+    return (
+        pixels,
+        class_map(layout.classes or {"background": 0, "foreground": 1}, labels, file),
+        None,
+    )
+
+
+def hdf5(layout: Hdf5Layout, root: Path) -> Iterator[Source]:
+    """Volumes, or their planes, of HDF5 files."""
+    for path, names in matching(root, layout.files):
+        name = safe(names.get("image", path.stem))
+        with open_hdf5(path) as file:
+            missing = [key for key in (layout.image, layout.labels) if key and key not in file]
+            if missing:
+                raise ValueError(
+                    f"{path}: must hold {missing}: found {list(file)}; correct layout.image or "
+                    "layout.labels"
+                )
+            count = file[layout.image].shape[0]
+        read = partial(read_hdf5, path, layout)
+        if layout.planes_are_images:
+            for plane in range(count):
+                yield Source(f"{name}_{plane:03d}", name, plane, path, partial(read, plane))
+        else:
+            yield Source(name, safe(names.get("group", name)), 0, path, read)
+
+
+def read_hdf5(path: Path, layout: Hdf5Layout, plane: int | None = None) -> Labelled:
+    """Pixels and labels of a volume, or of one of its planes."""
+    which = ... if plane is None else plane
+    with open_hdf5(path) as file:
+        pixels = file[layout.image][which]
+        if layout.labels is None:
+            return pixels, None, None
+        return labelled(pixels, file[layout.labels][which], layout, path)
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path}: must be an HDF5 file: {error}; fetch it again") from error
+
+
+def synthetic(layout: SyntheticLayout, root: Path) -> Iterator[Source]:
+    """Stacks that are made here, whole or plane by plane."""
+    for number in range(layout.stacks):
+        pixels, instances = synthesize(layout.texture, layout.shape, layout.seed + number)
+        name = f"{layout.texture}{number}"
+        if len(layout.shape) == 3 and layout.planes_are_images:
+            for plane in range(layout.shape[0]):
+                read = partial(given, pixels[plane], instances[plane])
+                yield Source(f"{name}_{plane:03d}", name, plane, root, read)
+        else:
+            yield Source(name, name, 0, root, partial(given, pixels, instances))
+
+
+def given(pixels: NDArray[Any], instances: Mask) -> Labelled:
+    """Pixels and instances that are in memory already."""
+    return pixels, None, instances
+
+
+def unique(found: Iterable[Source]) -> list[Source]:
+    """Sources as a list, refused where two have the same name."""
+    named: dict[str, Source] = {}
+    for source in found:
+        if source.name in named:
+            raise ValueError(
+                f"{source.file}: images must have different names: {named[source.name].file} is "
+                f"{source.name} too; use {{group}} in the pattern"
+            )
+        named[source.name] = source
+    return list(named.values())
+
+
+def checked(
+    source: Source, pixels: NDArray[Any], classes: Mask | None, instances: Mask | None
+) -> Labelled:
+    """Return the parts of a picture, with classes made from instances where there are none.
+
+    Raises
+    ------
+    ValueError
+        For a picture that is not 2D or 3D, not finite or constant; for a mask of another shape,
+        with fractions, negative ids or ids above 2³² - 1.
+    """
+    file, name = source.file, source.name
+    if pixels.ndim not in (2, 3):
+        raise ValueError(
+            f"{file}: an image must be a plane or a volume: {name} has shape {pixels.shape}; "
+            "split channels and frames into files, or choose layout.channel"
+        )
+    if not np.isfinite(pixels).all():
+        raise ValueError(
+            f"{file}: grey values must be finite: {name} has NaN or infinite ones; "
+            "repair or remove it"
+        )
+    if pixels.min() == pixels.max():
+        raise ValueError(
+            f"{file}: an image must have two grey values: all of {name} are {pixels.min()}; "
+            "remove it"
+        )
+    for mask in (classes, instances):
+        if mask is None:
+            continue
+        if mask.shape != pixels.shape:
+            raise ValueError(
+                f"{file}: a mask must have the shape of its image: {name} has {pixels.shape}, its "
+                f"mask {mask.shape}; export the mask again"
+            )
+        if np.issubdtype(mask.dtype, np.floating) and not (mask == np.round(mask)).all():
+            raise ValueError(
+                f"{file}: mask values must be whole numbers: the mask of {name} has fractions"
+            )
+        if mask.min() < 0 or mask.max() > np.iinfo(np.uint32).max:
+            raise ValueError(
+                f"{file}: object ids must be from 0 to 4294967295: the mask of {name} has "
+                f"{mask.min()} to {mask.max()}; relabel it"
+            )
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8)
+    if instances is not None and classes is None:
+        classes = (instances > 0).astype(np.uint8)
+    return pixels, classes, instances

@@ -1,0 +1,89 @@
+"""A dataset's pictures, checked and written as OME-Zarr images with labels, and their index."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetflow.datasets.layouts import Source, checked, sources, unique
+from unetflow.progress import track
+from unetflow.settings import DatasetSettings
+from unetflow.store import add_label, create_image, replacing, validate, write_json
+
+
+def prepare(dataset: DatasetSettings, root: Path, images: Path, index: Path, key: str) -> None:
+    """Write every picture of a dataset below `images`, and the index.
+
+    Parameters
+    ----------
+    root : Path
+        Where the dataset's files lie.
+    images : Path
+        Folder of OME-Zarr images, complete or absent: labels/classes is uint8 with 255 = not
+        annotated, labels/instances uint32 with 0 = background, where known.
+    index : Path
+        JSON: `key`, `class_names`, `class_counts` (pixels per class, all images together) and
+        `images`, a list of name, group, frame, axes, shape, dtype, voxel size, annotated, sha256.
+    key : str
+        Says what the index was made from.
+
+    Raises
+    ------
+    ValueError
+        One line that names the file, for a picture or mask that cannot be used.
+    """
+    found = unique(sources(dataset, root))
+    entries = []
+    counts = np.zeros(len(dataset.class_names), np.int64)
+    with replacing(images) as partial:
+        partial.mkdir()
+        for source in track(found, "preparing images", len(found)):
+            entry, counted = write_source(source, dataset, partial)
+            entries.append(entry)
+            counts += counted
+        validate(partial / entries[0]["image"])
+    write_json(
+        index,
+        {
+            "key": key,
+            "class_names": dataset.class_names,
+            "class_counts": counts.tolist(),
+            "images": entries,
+        },
+    )
+
+
+def write_source(
+    source: Source, dataset: DatasetSettings, images: Path
+) -> tuple[dict[str, Any], NDArray[np.int64]]:
+    """Write one picture; return its entry in the index and its pixels per class."""
+    pixels, classes, instances = source.read()
+    pixels, classes, instances = checked(source, pixels, classes, instances)
+    axes = "zyx"[-pixels.ndim :]
+    size = {axis: um for axis, um in dataset.voxel_size_um.items() if axis in axes}
+    path = images / source.name
+    create_image(path, axes, pixels.shape, pixels.dtype, size)[...] = pixels
+    counts = np.zeros(len(dataset.class_names), np.int64)
+    if classes is not None:
+        add_label(path, "classes", axes, classes.astype(np.uint8), size)
+        counts = np.bincount(classes.ravel(), minlength=256)[: len(counts)].astype(np.int64)
+    if instances is not None:
+        add_label(path, "instances", axes, instances.astype(np.uint32), size)
+    parts = [part for part in (pixels, classes, instances) if part is not None]
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
+    entry = {
+        "image": source.name,
+        "group": source.group,
+        "frame": source.frame,
+        "axes": axes,
+        "shape": pixels.shape,
+        "dtype": str(pixels.dtype),
+        "voxel_size_um": size,
+        "annotated": classes is not None,
+        "sha256": digest.hexdigest(),
+    }
+    return entry, counts

@@ -1,0 +1,242 @@
+"""Scores of predicted images against their truth, and their summary over images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+from skimage.measure import label
+
+from unetflow.metrics.boundary import thin
+from unetflow.metrics.contingency import adapted_rand, contingency, v_info, v_rand
+from unetflow.metrics.instances import matching, mean_iou
+from unetflow.metrics.semantic import confusion, dice, iou, pixel_error
+from unetflow.progress import track
+from unetflow.settings import EvaluateSettings
+from unetflow.store import Image, open_image, read_json, write_json, write_text
+from unetflow.weights import IGNORE
+
+
+def score_plane(
+    truth_classes: NDArray[np.uint8],
+    truth_instances: NDArray[np.integer] | None,
+    foreground: NDArray[np.floating],
+    instances: NDArray[np.integer],
+    class_names: Sequence[str],
+) -> dict[str, float]:
+    """Every score of one plane or volume.
+
+    Parameters
+    ----------
+    truth_classes : uint8 array
+        255 = not annotated: such pixels do not count, in any score.
+    truth_instances : integer array, or None
+        None: the connected components of what is not class 0.
+    foreground : float array
+        Predicted probability of each class but background, (classes - 1, ...).
+    instances : integer array
+        Predicted objects.
+
+    Returns
+    -------
+    dict
+        pixel_error, dice_NAME, iou_NAME of the class of largest probability; adapted_rand_error,
+        v_rand, v_info (foreground-restricted, with thinned borders, with their split and merge
+        parts); mean_iou (SEG of the Cell Tracking Challenge) and f1 at IoU 0.5. A score that is not
+        defined, such as the Dice of a class that is in neither, is left out.
+    """
+    foreground = foreground.astype(np.float32)
+    background = 1 - foreground.sum(axis=0, keepdims=True)
+    predicted = np.concatenate([background, foreground]).argmax(axis=0).astype(np.uint8)
+    table = confusion(truth_classes, predicted, len(class_names), ignore_value=IGNORE)
+    scores = {"pixel_error": pixel_error(table)}
+    for name, one_dice, one_iou in zip(class_names, dice(table), iou(table), strict=True):
+        scores |= {f"dice_{name}": float(one_dice), f"iou_{name}": float(one_iou)}
+    unknown = truth_classes == IGNORE
+    if truth_instances is None:
+        truth_instances = label((truth_classes > 0) & ~unknown, connectivity=1)
+    overlaps = contingency(truth_instances, instances, ignore=unknown)
+    scores["adapted_rand_error"] = adapted_rand(overlaps)["adapted_rand_error"]
+    scores["mean_iou"] = mean_iou(overlaps)
+    scores["f1"] = matching(overlaps, 0.5)["f1"]
+    thinned = contingency(truth_instances, thin(instances), ignore=unknown)
+    for name, parts in (("v_rand", v_rand(thinned)), ("v_info", v_info(thinned))):
+        scores |= {
+            name if part == "score" else f"{name}_{part}": value for part, value in parts.items()
+        }
+    return {metric: value for metric, value in scores.items() if np.isfinite(value)}
+
+
+def evaluate_image(
+    truth: Image,
+    prediction: Image,
+    segmentation: Image,
+    model: Mapping[str, Any],
+    settings: EvaluateSettings,
+) -> dict[str, float]:
+    """Scores of an image: of a stack predicted plane by plane, the mean over its planes."""
+    classes, known = truth.label("classes"), truth.label("instances")
+    if classes is None:
+        raise ValueError(f"{truth.path}: truth must have labels/classes: found none")
+    frame = slice(settings.ignore_border, -settings.ignore_border or None)
+    by_plane = settings.plane_by_plane and model["network"]["dimensions"] == 2
+    scored = []
+    planes: list[tuple[int, ...]] = list(truth.planes()) if by_plane else [()]
+    for plane in planes:
+        index = (..., *plane, frame, frame)
+        scored.append(
+            score_plane(
+                np.asarray(classes[index]),
+                None if known is None else np.asarray(known[index]),
+                np.asarray(prediction.array[index]),
+                np.asarray(segmentation.array[index]),
+                model["class_names"],
+            )
+        )
+    return {str(metric): float(value) for metric, value in pd.DataFrame(scored).mean().items()}
+
+
+def evaluate_images(
+    images: Mapping[str, Sequence[Path]],
+    labels: Mapping[str, str],
+    output: Path,
+    model: Mapping[str, Any],
+    settings: EvaluateSettings,
+) -> None:
+    """Write the scores of several images as a TSV with a row per image and metric.
+
+    Parameters
+    ----------
+    images : mapping of image name to its truth, prediction and segmentation (OME-Zarr)
+    labels : mapping
+        What stands in the first columns of each row, such as experiment, split and seed.
+    model : mapping
+        Its `model.json`, for the classes and the number of dimensions.
+    """
+    rows = []
+    for name, paths in track(images.items(), "scoring images", len(images)):
+        truth, prediction, segmentation = (open_image(path) for path in paths)
+        scores = evaluate_image(truth, prediction, segmentation, model, settings)
+        rows += [
+            {**labels, "image": name, "metric": key, "value": value}
+            for key, value in scores.items()
+        ]
+    table = pd.DataFrame(rows, columns=[*labels, "image", "metric", "value"])
+    write_text(output, str(table.to_csv(sep="\t", index=False, float_format="%.6g")))
+
+
+def evaluate_volume(
+    summary: Mapping[str, Any],
+    paths: Sequence[Path],
+    output: Path,
+    model: Mapping[str, Any],
+    settings: EvaluateSettings,
+) -> None:
+    """Write the scores of an archive's volume; a volume that failed has none.
+
+    Parameters
+    ----------
+    summary : mapping
+        The volume's `summary.json`.
+    paths : truth, prediction and segmentation (OME-Zarr)
+    """
+    images = {output.parent.name: paths} if summary["state"] == "done" else {}
+    evaluate_images(images, {}, output, model, settings)
+
+
+def merge_metrics(
+    tables: Sequence[Path], folds: Sequence[Path], metrics: Path, summary: Path
+) -> None:
+    """Write all scores of an experiment as one TSV, and their mean and spread as JSON.
+
+    Parameters
+    ----------
+    tables : sequence of Path
+        Scores of each split and seed.
+    folds : sequence of Path
+        `model.json` of each; best step and threshold are told in the summary.
+    """
+    table = pd.concat([pd.read_csv(path, sep="\t", dtype={"image": str}) for path in tables])
+    write_text(metrics, str(table.to_csv(sep="\t", index=False)))
+    models = [read_json(path) for path in folds]
+    write_json(
+        summary,
+        {
+            "metrics": summarise(table),
+            "thresholds": [model["threshold"] for model in models],
+            "best_steps": [model["training"]["best_step"] for model in models],
+        },
+    )
+
+
+def summarise(table: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
+    """Mean, 95 % interval and number of images, per metric.
+
+    An image that several seeds predicted counts once, with its mean. The interval is the bootstrap
+    over images (percentiles, 2,000 resamples, seeded); with fewer than two images it is null.
+    """
+    summary: dict[str, dict[str, float | int | None]] = {}
+    for metric, group in table.groupby("metric", sort=False):
+        values = group.groupby("image")["value"].mean().to_numpy()
+        low = high = None
+        if len(values) > 1:
+            interval = stats.bootstrap(
+                (values,),
+                np.mean,
+                n_resamples=2000,
+                method="percentile",
+                rng=np.random.default_rng(0),
+            ).confidence_interval
+            low, high = float(interval.low), float(interval.high)
+        summary[str(metric)] = {
+            "mean": float(values.mean()),
+            "low": low,
+            "high": high,
+            "n": len(values),
+        }
+    return summary
+
+
+def summarise_archive(
+    volumes: Mapping[str, Path], scores: Mapping[str, Path], output: Path
+) -> None:
+    """Write an archive's `summary.tsv`, a row per volume of the sheet.
+
+    Parameters
+    ----------
+    volumes : mapping of volume to its `summary.json`
+    scores : mapping of the volumes with truth to their `metrics.tsv`
+    """
+    rows = []
+    for volume, path in volumes.items():
+        facts = read_json(path)
+        shape = "x".join(map(str, facts["shape"])) if facts["shape"] else ""
+        row = {"volume": volume, **facts, "shape": shape}
+        if volume in scores:
+            table = pd.read_csv(scores[volume], sep="\t")
+            row |= dict(zip(table["metric"], table["value"], strict=True))
+        rows.append(row)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(output, sep="\t", index=False, float_format="%.6g")
+
+
+def check_archive(summary: Path) -> None:
+    """Refuse an archive with volumes that failed.
+
+    Raises
+    ------
+    ValueError
+        Naming each of them with its reason.
+    """
+    table = pd.read_csv(summary, sep="\t", keep_default_na=False)
+    failed = table[table["state"] == "failed"]
+    if len(failed):
+        reasons = "; ".join(f"{row.volume}: {row.reason}" for row in failed.itertuples())
+        raise ValueError(
+            f"{summary.parent.name}: {len(failed)} of {len(table)} volumes failed: {reasons}"
+        )

@@ -1,0 +1,218 @@
+"""Reading settings files: YAML to validated settings, with one clear line for each mistake."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from unetflow.datasets.registry import find_dataset
+from unetflow.settings import DatasetSettings, ExperimentSettings, Settings
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds.
+
+    Raises
+    ------
+    ValueError
+        If the file is no YAML, or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: must be YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must hold keys and values: got {type(content).__name__}")
+    return content
+
+
+def parse(model: type[AnySettings], content: Mapping[str, Any], source: str) -> AnySettings:
+    """Return validated settings.
+
+    Raises
+    ------
+    ValueError
+        One line: source, key, rule, what was found, and the nearest valid key or value.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"{source}: {first_mistake(error, model)}") from error
+
+
+def first_mistake(error: ValidationError, model: type[BaseModel]) -> str:
+    """Say the first mistake in one line; unknown keys come before their consequences."""
+    mistakes = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    mistake = mistakes[0]
+    valid = list(dotted_keys(model))
+    parts = [str(part) for part in mistake["loc"]]
+    # pydantic puts the chosen member of a union into the location; it is no key of the file.
+    key = ".".join(
+        part
+        for i, part in enumerate(parts)
+        if part[:1].islower() and not (i and parts[i - 1] == "layout" and part in LAYOUT_KINDS)
+    )
+    message = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if mistake["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+        hint = f"the nearest is {close[0]}" if close else "see config/README.md"
+        return f"unknown key {key}; {hint}"
+    if mistake["type"] == "missing":
+        return f"{key} is required: add it"
+    if mistake["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    found = mistake["input"]
+    close = difflib.get_close_matches(
+        str(found), message.replace("'", " ").split(), n=1, cutoff=0.5
+    )
+    nearest = f"; the nearest is {close[0]}" if close and mistake["type"] == "literal_error" else ""
+    return f"{key} {message[0].lower() + message[1:]}: got {found!r}{nearest}"
+
+
+LAYOUT_KINDS = ("stack", "ctc", "pairs", "hdf5", "synthetic")
+
+
+def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every key of a settings model, nested ones with dots."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for nested in nested_models(field.annotation):
+            yield from dotted_keys(nested, f"{prefix}{name}.")
+
+
+def nested_models(annotation: Any) -> list[type[BaseModel]]:
+    """Return the settings models among the members of an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, UnionType, Annotated, tuple):
+        return [model for member in get_args(annotation) for model in nested_models(member)]
+    return []
+
+
+def load_experiments(folder: Path, names: Sequence[str]) -> dict[str, ExperimentSettings]:
+    """Return the settings of each named experiment; NAME alone takes its variants with it.
+
+    Parameters
+    ----------
+    folder : Path
+        Where NAME.yaml are.
+    names : sequence of str
+        NAME, or NAME-variant for one variant alone.
+
+    Raises
+    ------
+    ValueError
+        One line, also for an experiment that no file describes.
+    """
+    experiments: dict[str, ExperimentSettings] = {}
+    for name in names:
+        family = load_family(folder, name)
+        chosen = family if (folder / f"{name}.yaml").is_file() else {name: family[name]}
+        experiments |= chosen
+    return experiments
+
+
+def load_family(folder: Path, name: str) -> dict[str, ExperimentSettings]:
+    """Return the experiment that `name` belongs to, and its variants, by name."""
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    base = max(
+        (stem for stem in files if name == stem or name.startswith(stem + "-")),
+        key=len,
+        default=None,
+    )
+    family: dict[str, ExperimentSettings] = {}
+    if base is not None:
+        path, content = files[base], read_yaml(files[base])
+        family[base] = parse(ExperimentSettings, content, str(path))
+        for variant, changes in family[base].variants.items():
+            source = f"{path}: variants.{variant}"
+            family[f"{base}-{variant}"] = parse(
+                ExperimentSettings, changed(content, changes, source), source
+            )
+    if name not in family:
+        known = [*files, *family]
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"the nearest is {close[0]}" if close else f"known are {', '.join(known) or 'none'}"
+        raise ValueError(f"experiments: {folder / name}.yaml must exist: found none; {hint}")
+    return family
+
+
+def changed(content: dict[str, Any], changes: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return the content of a file with dotted keys set to other values and without variants."""
+    result = deepcopy(content)
+    result.pop("variants", None)
+    for dotted, value in changes.items():
+        *parents, last = dotted.split(".")
+        place = result
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"{source}: {dotted}: {parent} must hold keys: it is a value")
+        place[last] = value
+    return result
+
+
+def dataset_name(experiment: ExperimentSettings) -> str:
+    """Name of an experiment's dataset."""
+    return (
+        experiment.dataset if isinstance(experiment.dataset, str) else str(experiment.dataset.name)
+    )
+
+
+def datasets_of(
+    experiments: Mapping[str, ExperimentSettings], registry: Path, override: Path | None
+) -> dict[str, DatasetSettings]:
+    """Return the datasets of the experiments, from the registry or written out, by name.
+
+    Raises
+    ------
+    ValueError
+        If the registry does not know one, or two experiments write out different ones by one name.
+    """
+    found: dict[str, DatasetSettings] = {}
+    for experiment in experiments.values():
+        name, dataset = dataset_name(experiment), experiment.dataset
+        if isinstance(dataset, str):
+            dataset = find_dataset(dataset, registry, override)
+        if found.setdefault(name, dataset) != dataset:
+            raise ValueError(
+                f"dataset {name}: must mean one dataset: two experiments describe it differently; "
+                "rename one of them"
+            )
+    return found
+
+
+def first_alike(
+    experiments: Mapping[str, ExperimentSettings], name: str, sections: Sequence[str]
+) -> str:
+    """Return the first experiment that agrees with `name` in all of these sections."""
+    mine = experiments[name]
+    return next(
+        other
+        for other, settings in experiments.items()
+        if all(getattr(settings, section) == getattr(mine, section) for section in sections)
+    )
+
+
+def files_of(dataset: DatasetSettings) -> list[str]:
+    """Files of a dataset that is read in place, with the layout's patterns; else none."""
+    if dataset.folder is None:
+        return []
+    patterns = [
+        value
+        for key, value in dataset.layout.model_dump().items()
+        if key in ("images", "masks", "labels", "files", "unannotated") and value
+    ]
+    root = Path(dataset.folder)
+    globs = {re.sub(r"\{(image|group)\}", "*", pattern) for pattern in patterns} or {"**/*.tif"}
+    return sorted({str(path) for glob in globs for path in root.glob(glob) if path.is_file()})

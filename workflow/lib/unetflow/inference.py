@@ -1,0 +1,256 @@
+"""A trained network and its exact overlap-tile inference: tile by tile equals the whole image.
+
+References
+----------
+.. [1] Ronneberger et al. 2015, DOI 10.1007/978-3-319-24574-4_28, Fig. 2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from unetflow.geometry import Geometry, Span, geometry_from_json, mirrored, tiles
+from unetflow.settings import UNetSettings
+from unetflow.store import read_json
+
+Region = tuple[slice, ...]
+Reader = Callable[[Region], NDArray[np.float32]]
+"""From a spatial region inside the image to its normalised pixels (channel, *region)."""
+
+# Whether to transpose the plane, then to reverse its rows, then its columns: the four turns by 90°
+# first, then their mirror images.
+ORIENTATIONS = (
+    (False, False, False),
+    (True, True, False),
+    (False, True, True),
+    (True, False, True),
+    (True, False, False),
+    (False, True, False),
+    (True, True, True),
+    (False, False, True),
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with the facts of its `model.json`."""
+
+    network: nn.Module
+    geometry: Geometry
+    device: torch.device
+    precision: str
+    facts: dict[str, Any]
+
+
+def build(settings: UNetSettings, channels: int, classes: int) -> nn.Module:
+    """Return the untrained network of the module in `models/` that the settings name."""
+    module = import_module(f"unetflow.models.{settings.network}")
+    network: nn.Module = module.build(settings, channels, classes)
+    if settings.dimensions == 2:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+def load(folder: Path, device: str, precision: str) -> Model:
+    """Load `model.json` and `model.safetensors` from a folder.
+
+    Raises
+    ------
+    ValueError
+        If the weights are not those that `model.json` states, or the device is missing.
+    """
+    facts = read_json(folder / "model.json")
+    weights = folder / "model.safetensors"
+    found = sha256(weights)
+    if found != facts["weights_sha256"]:
+        raise ValueError(
+            f"{weights}: weights must have the SHA-256 that model.json states: got {found}, "
+            f"expected {facts['weights_sha256']}; copy both files again from the same training"
+        )
+    settings = UNetSettings(**facts["network"])
+    network = build(settings, facts["channels"], len(facts["class_names"]))
+    network.load_state_dict(safetensors.torch.load_file(weights))
+    place = choose_device(device)
+    geometry = geometry_from_json(facts["geometry"])
+    return Model(network.to(place).eval(), geometry, place, precision, facts)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def choose_device(device: str) -> torch.device:
+    """Device for "cpu", "gpu" or "auto".
+
+    Raises
+    ------
+    ValueError
+        If "gpu" is asked for and there is none.
+    """
+    if device == "gpu" and not torch.cuda.is_available():
+        raise ValueError(
+            "device must exist: got gpu, but torch sees none; set device to cpu or auto, "
+            "or install a torch build for your GPU"
+        )
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def array_reader(image: NDArray[np.float32]) -> Reader:
+    """Reader of an image (channel, *spatial) in memory."""
+    return lambda region: image[:, *region]
+
+
+def read_tile(read: Reader, shape: Sequence[int], tile: Sequence[Span]) -> NDArray[np.float32]:
+    """Input of a tile, (channel, *input extents), mirrored beyond the image's true border."""
+    index = [
+        mirrored(span.read_start, span.read_stop, extent)
+        for span, extent in zip(tile, shape, strict=True)
+    ]
+    pixels = read(tuple(slice(int(along.min()), int(along.max()) + 1) for along in index))
+    local = [along - along.min() for along in index]
+    return np.ascontiguousarray(pixels[np.ix_(np.arange(len(pixels)), *local)])
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Context in which convolutions have the precision "32" or "bf16"."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+@torch.inference_mode()
+def logits(
+    model: Model, read: Reader, shape: Sequence[int], region: Region, tile: Sequence[int] | None
+) -> NDArray[np.float32]:
+    """Logits (classes, *region) of a region of an image, tile by tile.
+
+    Parameters
+    ----------
+    read : Reader
+        Gives the image's pixels.
+    shape : sequence of int
+        Spatial extents of the whole image, of any size, also smaller than a tile. The image is
+        mirrored at its border without repeating the edge pixel, and extended past its end to the
+        next admissible extent. That defines the prediction of the whole image, which every region
+        and every tiling reproduce.
+    tile : sequence of int or None
+        Largest input extent per axis; None takes one tile for the region.
+    """
+    result: NDArray[np.float32] | None = None
+    for spans in tiles(region, model.geometry, tile):
+        inputs = torch.from_numpy(read_tile(read, shape, spans))[None].to(model.device)
+        if inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with autocast(model.device, model.precision):
+            output = model.network(inputs)[0].float().cpu().numpy()
+        if result is None:
+            extents = [part.stop - part.start for part in region]
+            result = np.empty((len(output), *extents), np.float32)
+        target = tuple(
+            slice(span.start - part.start, span.stop - part.start)
+            for span, part in zip(spans, region, strict=True)
+        )
+        source = tuple(slice(span.offset, span.offset + span.stop - span.start) for span in spans)
+        result[:, *target] = output[:, *source]
+    if result is None:
+        raise ValueError(f"region must hold at least one pixel: got {region}")
+    return result
+
+
+def softmax(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities (classes, ...) of logits (classes, ...)."""
+    shifted = np.exp(values - values.max(axis=0))
+    return np.asarray(shifted / shifted.sum(axis=0))
+
+
+def probabilities(
+    model: Model,
+    read: Reader,
+    shape: Sequence[int],
+    region: Region,
+    tile: Sequence[int] | None,
+    orientations: int = 1,
+) -> NDArray[np.float32]:
+    """Class probabilities (classes, *region), averaged over axis-aligned orientations of the plane.
+
+    Each orientation is tiled in its own frame, counted from the turned image's origin, so the mean
+    is as independent of tile and region as a single prediction.
+
+    Parameters
+    ----------
+    orientations : 1, 4 or 8
+        One; the four turns by 90°; these and their mirror images.
+    """
+    total: NDArray[np.float32] | None = None
+    for orientation in ORIENTATIONS[:orientations]:
+        turned_shape = (*shape[:-2], *(shape[:-3:-1] if orientation[0] else shape[-2:]))
+
+        def turned_read(
+            part: Region,
+            orientation: tuple[bool, bool, bool] = orientation,
+            turned_shape: tuple[int, ...] = tuple(turned_shape),
+        ) -> NDArray[np.float32]:
+            return turn(read(unturn_region(part, turned_shape, orientation)), orientation)
+
+        turned_tile = tile and (*tile[:-2], *(tile[:-3:-1] if orientation[0] else tile[-2:]))
+        turned_region = turn_region(region, turned_shape, orientation)
+        predicted = logits(model, turned_read, turned_shape, turned_region, turned_tile)
+        straight = unturn(softmax(predicted), orientation)
+        total = straight if total is None else total + straight
+    if total is None:
+        raise ValueError(f"orientations must be 1, 4 or 8: got {orientations}")
+    return total / np.float32(orientations)
+
+
+def turn(pixels: NDArray[np.float32], orientation: tuple[bool, bool, bool]) -> NDArray[np.float32]:
+    """Turn the last two axes of an array."""
+    transpose, rows, columns = orientation
+    pixels = pixels.swapaxes(-2, -1) if transpose else pixels
+    return pixels[..., :: -1 if rows else 1, :: -1 if columns else 1]
+
+
+def unturn(
+    pixels: NDArray[np.float32], orientation: tuple[bool, bool, bool]
+) -> NDArray[np.float32]:
+    """Undo `turn`."""
+    transpose, rows, columns = orientation
+    pixels = pixels[..., :: -1 if rows else 1, :: -1 if columns else 1]
+    return pixels.swapaxes(-2, -1) if transpose else pixels
+
+
+def turn_region(
+    region: Region, turned_shape: Sequence[int], orientation: tuple[bool, bool, bool]
+) -> Region:
+    """Where a region of the image lies in the turned image."""
+    transpose, rows, columns = orientation
+    row, column = (region[-1], region[-2]) if transpose else region[-2:]
+    row = reverse(row, turned_shape[-2]) if rows else row
+    column = reverse(column, turned_shape[-1]) if columns else column
+    return (*region[:-2], row, column)
+
+
+def unturn_region(
+    region: Region, turned_shape: Sequence[int], orientation: tuple[bool, bool, bool]
+) -> Region:
+    """Where a region of the turned image lies in the image."""
+    transpose, rows, columns = orientation
+    row = reverse(region[-2], turned_shape[-2]) if rows else region[-2]
+    column = reverse(region[-1], turned_shape[-1]) if columns else region[-1]
+    return (*region[:-2], column, row) if transpose else (*region[:-2], row, column)
+
+
+def reverse(part: slice, extent: int) -> slice:
+    """Return the same samples counted from the other end of the axis."""
+    return slice(extent - part.stop, extent - part.start)

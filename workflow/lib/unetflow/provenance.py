@@ -1,0 +1,113 @@
+"""Which code makes a result, and on what machine and at what cost it was made."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import platform
+import resource
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from unetflow.store import write_json
+
+PACKAGE = Path(__file__).parent
+
+# Their effect reaches a step as values (its settings) or not at all.
+WITHOUT_EFFECT = {"settings", "progress", "provenance"}
+
+VERSIONED = ("unetflow", "torch", "numpy", "scipy", "scikit-image", "zarr", "dask", "snakemake")
+
+DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def code_digest(adaptor: Path, also: Sequence[str] = ()) -> str:
+    """SHA-256 over an adaptor and the modules of this package that it imports, directly or not.
+
+    Comments, docstrings and layout do not count. Imports inside functions do.
+
+    Parameters
+    ----------
+    adaptor : Path
+        The script of a rule.
+    also : sequence of str
+        Modules that are imported by a computed name, such as "models.unet".
+    """
+    found: dict[str, str] = {}
+    digest, names = read_source(adaptor, adaptor.stat().st_mtime_ns)
+    waiting = [*names, *also]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in WITHOUT_EFFECT:
+            continue
+        path = module_path(name)
+        found[name], names = read_source(path, path.stat().st_mtime_ns)
+        waiting += names
+    parts = [digest]
+    parts += [f"{name} {digest}" for name, digest in sorted(found.items())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def module_path(name: str) -> Path:
+    """File of a module, named without the package."""
+    path = PACKAGE.joinpath(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@cache
+def read_source(path: Path, _modified_ns: int) -> tuple[str, list[str]]:
+    """SHA-256 of a file's code without comments, docstrings and layout; modules that it imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = imported(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, DEFINITIONS) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest(), names
+
+
+def imported(tree: ast.Module) -> list[str]:
+    """Modules of this package that a file imports, named without the package."""
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "unetflow":
+            base = (node.module or "").removeprefix("unetflow").removeprefix(".")
+            modules = [f"{base}.{alias.name}".removeprefix(".") for alias in node.names]
+            names += [base, *(module for module in modules if module_path(module).is_file())]
+        elif isinstance(node, ast.Import):
+            imports = [alias.name for alias in node.names]
+            names += [
+                name.removeprefix("unetflow.") for name in imports if name.startswith("unetflow.")
+            ]
+    return [name for name in names if name]
+
+
+@contextmanager
+def recorded(path: Path) -> Iterator[None]:
+    """Write a `*.run.json` about what runs inside: host, time, versions and cost.
+
+    These facts differ from run to run, which is why they stand beside results and never in them.
+    """
+    started, cpu = time.monotonic(), time.process_time()
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    yield
+    write_json(
+        path,
+        {
+            "started": date,
+            "wall_seconds": round(time.monotonic() - started, 2),
+            "cpu_seconds": round(time.process_time() - cpu, 2),
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "host": socket.gethostname(),
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+            "versions": {package: version(package) for package in VERSIONED},
+        },
+    )

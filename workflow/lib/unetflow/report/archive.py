@@ -1,0 +1,99 @@
+"""What the page shows of one archive, from its files as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from unetflow.report import figures, scores, sources
+from unetflow.report.sources import attempt, facts
+
+THUMBNAILS = 12
+ROWS = 1000
+FAILURES = 20
+FIRST = ("volume", "state", "objects", "shape", "predict_seconds", "experiment")
+LAST = ("reason", "path")
+TITLES = {"predict_seconds": "prediction, s"}
+
+
+def archive_section(results: Path, name: str) -> dict[str, Any]:
+    """Return all that the template needs about one archive.
+
+    Without a `summary.tsv` the rows come from the plan and from each volume's `summary.json`, so
+    that what is done can be seen while the rest is under way.
+    """
+    folder = results / "archives" / name
+    table = sources.table(folder / "summary.tsv", ("volume", "state", "reason", "path"))
+    rows: list[dict[Any, Any]]
+    if table is None:
+        rows = rows_so_far(folder)
+    else:
+        rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    # Failures first: they are what a reader has to act on.
+    order = {"failed": 0, "missing": 1}
+    rows.sort(key=lambda row: order.get(str(row["state"]), 2))
+    found = list(dict.fromkeys(str(key) for row in rows for key in row))
+    metrics = scores.in_order(key for key in found if key not in (*FIRST, *LAST, "voxels"))
+    columns = [
+        *(key for key in FIRST if key in found),
+        *metrics,
+        *(key for key in LAST if key in found),
+    ]
+    counts = {
+        state: sum(row["state"] == state for row in rows) for state in ("done", "failed", "missing")
+    }
+    return {
+        "name": name,
+        "complete": table is not None,
+        "path": folder / ("plan.json" if table is None else "summary.tsv"),
+        "counts": counts,
+        "columns": [(key, TITLES.get(key) or scores.title_of(key)) for key in columns],
+        "rows": [[cell(row.get(key)) for key in columns] for row in rows[:ROWS]],
+        "total": len(rows),
+        "failures": [row for row in rows if row["state"] == "failed"][:FAILURES],
+        "thumbnails": thumbnails(name, folder, rows),
+        "thumbnails_limit": THUMBNAILS,
+    }
+
+
+def rows_so_far(folder: Path) -> list[dict[str, Any]]:
+    """Return a row per volume of the plan, with what its summary says where it has one."""
+    rows = []
+    for volume, plan in facts(folder / "plan.json").get("volumes", {}).items():
+        known = {key: plan.get(key) for key in ("path", "experiment", "shape")}
+        row = {"volume": volume, "state": "missing", "reason": "", **known}
+        row |= facts(folder / volume / "summary.json")
+        row["shape"] = "x".join(map(str, row["shape"] or ()))
+        rows.append(row)
+    return rows
+
+
+def cell(value: Any) -> Any:
+    """Return a number where a value is one, None where it is missing, else text."""
+    if isinstance(value, str):
+        return value or None
+    return scores.finite(value)
+
+
+def thumbnails(name: str, folder: Path, rows: list[dict[Any, Any]]) -> list[dict[str, Any]]:
+    """Middle planes of the first volumes that are done, with the contours of their instances."""
+    done = [row for row in rows if row["state"] == "done"][:THUMBNAILS]
+    return [
+        {
+            "volume": row["volume"],
+            "strip": attempt(partial(thumbnail, name, row), folder),
+        }
+        for row in done
+    ]
+
+
+def thumbnail(name: str, row: Mapping[str, Any], folder: Path) -> figures.Strip:
+    """Return one volume's middle plane with contours."""
+    plane = sources.volume_plane(Path(str(row["path"])))
+    labels = sources.labels_plane(folder / str(row["volume"]) / "segmentation.ome.zarr")
+    by = figures.factor(plane, figures.THUMBNAIL)
+    strip = figures.strip(f"archive-{name}-{row['volume']}", plane, by)
+    strip.add(str(row["volume"]), figures.contours(labels, by, figures.PREDICTED))
+    return strip

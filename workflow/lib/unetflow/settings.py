@@ -1,0 +1,386 @@
+"""Every setting with its unit, range, default and meaning: the source of schema and reference."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from unetflow.geometry import Geometry, unet_geometry
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are errors, values do not change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def setting(default: Any, description: str, unit: str | None = None, **limits: Any) -> Any:
+    """Return a field with its description and, for the reference, its unit."""
+    return Field(
+        default,
+        description=description,
+        json_schema_extra={"unit": unit} if unit else None,
+        **limits,
+    )
+
+
+# ------------------------------------------------------------------------------- datasets
+
+
+class Download(Settings):
+    """One file of a dataset's original."""
+
+    url: str = setting(
+        ..., "http(s) or file URL, or a path relative to the file that names it", min_length=1
+    )
+    sha256: str | None = setting(
+        None,
+        "SHA-256 (a prefix of at least 8 digits counts); null: recorded at first download",
+        pattern=r"^[0-9a-f]{8,64}$",
+    )
+    size_bytes: int | None = setting(None, "size, checked before and after", "bytes", gt=0)
+    file: str | None = setting(None, "name to store it under; null: the last part of the URL")
+
+    @property
+    def name(self) -> str:
+        """Name under which the file is stored."""
+        return self.file or PurePosixPath(self.url.split("?")[0].rstrip("/")).name
+
+
+class StackLayout(Settings):
+    """Multi-page TIFF stacks of pictures and of class masks, as in the ISBI 2012 challenge."""
+
+    kind: Literal["stack"]
+    images: str = setting(..., "pattern of the picture stack; {group} names several")
+    labels: str = setting(..., "pattern of the mask stack")
+    unannotated: str | None = setting(None, "pattern of stacks without masks")
+    classes: dict[str, int] = setting(
+        ..., "class name: its value in the masks; the first is background"
+    )
+    planes_are_images: bool = setting(True, "each plane is an image of its own (2D networks)")
+
+
+class CtcLayout(Settings):
+    """Folders of the Cell Tracking Challenge: 01, 01_GT/SEG, 01_GT/TRA, 02, ..."""
+
+    kind: Literal["ctc"]
+    ignore_unlabelled: bool = setting(
+        True, "cells marked in TRA without outline in SEG are left out of training and scores"
+    )
+
+
+class PairsLayout(Settings):
+    """Picture files with their mask files, one or many per picture."""
+
+    kind: Literal["pairs"]
+    images: str = setting(
+        ...,
+        "pattern of pictures; {image} (or else the last *) is the name, {group} the patient",
+    )
+    masks: str = setting(..., "pattern of masks; a * after {image} means one file per object")
+    labels_are: Literal["instances", "classes"] = setting("instances", "what mask values mean")
+    classes: dict[str, int] | None = setting(
+        None, "for class masks, class name: its value; the first is background"
+    )
+    channel: int | None = setting(None, "the channel to take from colour pictures", ge=0)
+
+
+class Hdf5Layout(Settings):
+    """HDF5 files that hold a volume and its labels under two keys."""
+
+    kind: Literal["hdf5"]
+    files: str = setting(..., "pattern of the files; {image} and {group} as for pairs")
+    image: str = setting(..., "key of the volume")
+    labels: str | None = setting(..., "key of the labels; null: not annotated")
+    labels_are: Literal["instances", "classes"] = setting("instances", "what label values mean")
+    classes: dict[str, int] | None = setting(None, "for class labels, class name: its value")
+    planes_are_images: bool = setting(False, "each plane is an image of its own (2D networks)")
+
+
+class SyntheticLayout(Settings):
+    """Labelled pictures made on the spot, which look like microscopy."""
+
+    kind: Literal["synthetic"]
+    texture: Literal["membranes", "cells"] = setting("membranes", "EM sections or phase contrast")
+    shape: tuple[int, ...] = setting(
+        ...,
+        "planes, rows, columns of a stack, or rows, columns",
+        "pixels",
+        min_length=2,
+        max_length=3,
+    )
+    stacks: int = setting(1, "how many", ge=1)
+    seed: int = setting(0, "same seed, same bytes", ge=0)
+    planes_are_images: bool = setting(True, "each plane is an image of its own (2D networks)")
+
+
+Layout = Annotated[
+    StackLayout | CtcLayout | PairsLayout | Hdf5Layout | SyntheticLayout,
+    Field(discriminator="kind"),
+]
+
+
+class DatasetSettings(Settings):
+    """A dataset: an entry of the registry, or written out in an experiment."""
+
+    name: Name | None = setting(
+        None, "name of the results folder; registry entries take the file's"
+    )
+    title: str = setting("", "what people call it")
+    downloads: tuple[Download, ...] = setting((), "the files of the original")
+    folder: str | None = setting(None, "a folder of yours to read in place, instead of downloads")
+    instructions: str | None = setting(None, "how to get data that has no direct download")
+    licence: str = setting("", "terms of use")
+    citation: tuple[str, ...] = setting((), "what to cite: DOI or arXiv number")
+    voxel_size_um: dict[str, Annotated[float, Field(gt=0)]] = setting(
+        {}, "voxel size per axis, where files do not say", "µm"
+    )
+    layout: Layout
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, background first; class `k` of a label image is name `k`."""
+        classes = getattr(self.layout, "classes", None)
+        if classes:
+            return tuple(classes)
+        if isinstance(self.layout, SyntheticLayout) and self.layout.texture == "membranes":
+            return ("membrane", "cell")
+        return ("background", "cell")
+
+
+# ------------------------------------------------------------------------------- stages
+
+
+class SplitSettings(Settings):
+    """Who trains, validates and tests."""
+
+    unit: Literal["group", "block", "image"] = setting(
+        "group",
+        "what is never divided between parts: a group (sequence, patient), a block of neighbouring "
+        "frames or planes, or only an image",
+    )
+    folds: int = setting(
+        5, "test on one of them, validate on the next, train on the rest", ge=3, le=50
+    )
+    run: tuple[int, ...] | None = setting(
+        None, "which folds to run; null: all. The model named final learns from those that ran"
+    )
+    seed: int = setting(0, "order of groups or images before they are dealt out", ge=0)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the folds that run: fold0, fold1, ..."""
+        return [f"fold{fold}" for fold in (range(self.folds) if self.run is None else self.run)]
+
+    @model_validator(mode="after")
+    def _runs_exist(self) -> Self:
+        if self.run is not None and not (self.run and set(self.run) <= set(range(self.folds))):
+            raise ValueError(
+                f"run must name folds from 0 to {self.folds - 1}: got {list(self.run)}"
+            )
+        return self
+
+
+class IntensitySettings(Settings):
+    """How grey values reach the network."""
+
+    normalise: Literal["zscore", "percentile"] = setting(
+        "zscore",
+        "subtract the mean, divide by the standard deviation; or map two percentiles to 0 and 1",
+    )
+    low_percentile: float = setting(0.5, "mapped to 0 by percentile", "%", ge=0, lt=50)
+    high_percentile: float = setting(99.5, "mapped to 1 by percentile", "%", gt=50, le=100)
+    source: Literal["training", "image"] = setting(
+        "training", "statistics of the training images, or of each image (or volume) itself"
+    )
+
+
+class WeightsSettings(Settings):
+    """Border weights, Ronneberger et al. 2015, equation 2."""
+
+    w0: float = setting(10.0, "weight of the border term; 0 leaves it out", ge=0)
+    sigma: float = setting(5.0, "its width, in the finest voxel", "pixels", gt=0)
+    balance_classes: bool = setting(
+        True, "w_c: classes weigh the inverse of their frequency, mean 1"
+    )
+    separate_touching: bool = setting(
+        True, "divide touching instances by a background line of one pixel in the training target"
+    )
+
+
+class PatchesSettings(Settings):
+    """The cache of elastically deformed patches."""
+
+    tile: int | tuple[int, ...] = setting(
+        572, "input extent of a patch per axis, admissible for the network", "pixels"
+    )
+    per_image: int = setting(30, "patches of each training image", ge=1)
+    seed: int = setting(0, "of every draw", ge=0)
+    elastic_sigma: float = setting(
+        10.0, "standard deviation of the displacements (3D U-Net: 4)", "pixels", ge=0
+    )
+    elastic_grid: int = setting(
+        3, "displacement vectors along each axis of a patch (the paper: 3)", ge=2, le=32
+    )
+    rotation_degrees: float = setting(
+        180.0, "rotation in the plane, drawn uniformly up to this", "°", ge=0, le=180
+    )
+    scaling: float = setting(
+        0.0, "zoom factor drawn log-uniformly between 1 / (1 + scaling) and 1 + scaling", ge=0, le=1
+    )
+
+
+class UNetSettings(Settings):
+    """The U-Net of Ronneberger et al. 2015: valid convolutions, two per level."""
+
+    network: Literal["unet"] = setting("unet", "the module in models/ that builds it")
+    dimensions: Literal[2, 3] = setting(2, "2: stacks are read plane by plane; 3: as volumes")
+    width: int = setting(
+        64, "channels of the first level, doubled at each further one", ge=1, le=512
+    )
+    depth: int = setting(4, "number of poolings", ge=1, le=7)
+    dropout: float = setting(0.5, "at the end of the contracting path", ge=0, lt=1)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Geometry along each spatial axis."""
+        return unet_geometry(self.depth, self.dimensions)
+
+
+class TrainSettings(Settings):
+    """The optimisation, bounded by steps and never by time, so that load changes no result."""
+
+    steps: int = setting(3000, "optimiser steps of a fold", ge=1)
+    batch: int = setting(1, "patches a step", ge=1)
+    optimiser: Literal["sgd", "adam", "adamw"] = setting("sgd", "the paper: sgd")
+    learning_rate: float = setting(1e-3, "peak learning rate", gt=0)
+    momentum: float = setting(0.99, "of sgd", ge=0, lt=1)
+    weight_decay: float = setting(0.0, "L2 penalty, decoupled for adamw", ge=0)
+    schedule: Literal["constant", "one_cycle"] = setting(
+        "constant", "one_cycle warms up for 30 % of the steps, then anneals to 0"
+    )
+    gradient_clip: float | None = setting(None, "largest norm of the gradient", gt=0)
+    orientations: bool = setting(True, "random flips and turns by 90° in the plane")
+    gain: float = setting(0.1, "grey values are multiplied by 1 ± gain", ge=0, lt=1)
+    offset: float = setting(0.1, "and shifted by ± offset, in normalised units", ge=0)
+    validate_every: int = setting(250, "steps between validations; the best model is kept", ge=1)
+    checkpoint_minutes: float = setting(5.0, "between resume points", "minutes", gt=0)
+    precision: Literal["32", "bf16"] = setting("32", "of the convolutions")
+    device: Literal["cpu", "gpu", "auto"] = setting(
+        "auto", "gpu without one is an error; auto logs its choice"
+    )
+    threads: int = setting(2, "CPU threads, part of what makes the same bytes", ge=1)
+    seeds: tuple[int, ...] = setting((0,), "one training each", min_length=1)
+
+
+class PredictSettings(Settings):
+    """Overlap-tile prediction."""
+
+    tile: int | tuple[int, ...] | None = setting(
+        None,
+        "input extent of a tile, admissible for the network; null: the patches' tile",
+        "pixels",
+    )
+    orientations: Literal[1, 4, 8] = setting(
+        1, "average over turns by 90° (4), and flips (8), of each plane"
+    )
+    dtype: Literal["float16", "float32"] = setting("float16", "of the stored probabilities")
+    precision: Literal["32", "bf16"] = setting("32", "of the convolutions")
+    device: Literal["cpu", "gpu", "auto"] = setting(
+        "auto", "gpu without one is an error; auto logs its choice"
+    )
+    threads: int = setting(2, "CPU threads", ge=1)
+
+
+class SegmentSettings(Settings):
+    """From probabilities to instances."""
+
+    method: Literal["components", "watershed"] = setting(
+        "components",
+        "connected components above the threshold; or those above seed_threshold, grown by "
+        "watershed on the probability to the threshold",
+    )
+    threshold: Fraction | Literal["auto"] = setting(
+        "auto", "of the foreground probability; auto: the best Dice on the validation images"
+    )
+    seed_threshold: Fraction = setting(0.8, "of watershed's seeds")
+    minimum_size: int = setting(0, "smaller objects are dropped", "pixels", ge=0)
+
+
+class EvaluateSettings(Settings):
+    """Scores of the test images."""
+
+    plane_by_plane: bool = setting(True, "score a stack as the mean over its planes")
+    ignore_border: int = setting(0, "frame left out of the scores", "pixels", ge=0)
+
+
+class ExperimentSettings(Settings):
+    """One experiment: a dataset and every stage up to its scores."""
+
+    description: str = setting("", "a sentence for the report")
+    dataset: Name | DatasetSettings = setting(
+        ..., "name of a registry entry, or a dataset written out"
+    )
+    split: SplitSettings = SplitSettings()
+    intensity: IntensitySettings = IntensitySettings()
+    weights: WeightsSettings = WeightsSettings()
+    patches: PatchesSettings = PatchesSettings()
+    model: UNetSettings = UNetSettings()
+    train: TrainSettings = TrainSettings()
+    predict: PredictSettings = PredictSettings()
+    segment: SegmentSettings = SegmentSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    variants: dict[Name, dict[str, Any]] = setting(
+        {}, "further experiments NAME-variant: dotted key: value changes of this one"
+    )
+
+    @field_validator("dataset")
+    @classmethod
+    def _written_out_has_name(cls, dataset: str | DatasetSettings) -> str | DatasetSettings:
+        if isinstance(dataset, DatasetSettings) and dataset.name is None:
+            raise ValueError("a dataset written out must have a name: got none; add dataset.name")
+        return dataset
+
+    @model_validator(mode="after")
+    def _tiles_are_admissible(self) -> Self:
+        for stage, tile in (("patches", self.patches.tile), ("predict", self.predict.tile)):
+            try:
+                for axis, extent in zip(self.model.geometry, self.per_axis(tile), strict=True):
+                    axis.step(extent)
+            except ValueError as error:
+                raise ValueError(f"{stage}.{error}") from error
+        return self
+
+    def per_axis(self, tile: int | tuple[int, ...] | None) -> tuple[int, ...]:
+        """Return a tile setting as one extent per spatial axis of the network."""
+        tile = self.patches.tile if tile is None else tile
+        extents = (tile,) * self.model.dimensions if isinstance(tile, int) else tile
+        if len(extents) != self.model.dimensions:
+            raise ValueError(
+                f"tile must be a number or {self.model.dimensions} of them: got {list(extents)}"
+            )
+        return extents
+
+
+class RunSettings(Settings):
+    """What config/config.yaml says."""
+
+    experiments: tuple[Name, ...] = setting(
+        (), "files of config/experiments to run, or NAME-variant"
+    )
+    archives: tuple[Name, ...] = setting((), "sheets of config/archives to segment")
+    results: str = setting("results", "folder of everything that is made")
+    registry: str | None = setting(
+        None,
+        "a file with other URLs and checksums for datasets of the registry: a mirror, a local copy",
+    )
+
+    @field_validator("experiments", "archives", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, names: Any) -> Any:
+        return [names] if isinstance(names, str) else names

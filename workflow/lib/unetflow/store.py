@@ -1,0 +1,271 @@
+"""OME-Zarr 0.5 images with labels: written whole or in parts, read lazily; and atomic small files.
+
+References
+----------
+.. [1] OME-NGFF 0.5, https://ngff.openmicroscopy.org/0.5/
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import DTypeLike, NDArray
+from zarr.codecs import ZstdCodec
+
+from unetflow import axes as axis_rules
+
+AXIS_TYPES = {"t": "time", "c": "channel"}
+CHUNK = 256
+SHARD = 2048
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write to, which takes the place of `path` on success and vanishes on an error."""
+    partial = path.with_name(path.name + ".partial")
+    remove(partial)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+    except BaseException:
+        remove(partial)
+        raise
+    remove(path)
+    partial.rename(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, or nothing where there is none."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, facts: object) -> None:
+    """Write a JSON file that is complete or absent."""
+    write_text(path, json.dumps(facts, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is complete or absent."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def chunks_and_shards(axes: str, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Chunk and shard of an array: chunks of a screenful, shards of about a file of 10-100 MB.
+
+    A chunk holds one plane of at most 256 x 256 (64 planes of 64 x 64 would suit volumes viewed
+    from the side, but planes are what 2D networks and people read). A shard is whole chunks.
+    """
+    chunks = tuple(
+        min(extent, CHUNK) if axis in "yx" else 1 for axis, extent in zip(axes, shape, strict=True)
+    )
+    limits = tuple(SHARD if axis in "yx" else 16 for axis in axes)
+    shards = tuple(
+        -(-min(extent, limit) // chunk) * chunk
+        for extent, limit, chunk in zip(shape, limits, chunks, strict=True)
+    )
+    return chunks, shards
+
+
+def create_array(
+    path: Path,
+    axes: str,
+    shape: Sequence[int],
+    dtype: DTypeLike,
+    chunks: tuple[int, ...],
+    shards: tuple[int, ...],
+) -> zarr.Array[Any]:
+    """Create a sharded, zstd-compressed array with named dimensions."""
+    return zarr.create_array(
+        path,
+        shape=tuple(shape),
+        dtype=np.dtype(dtype),
+        chunks=chunks,
+        shards=shards,
+        compressors=ZstdCodec(level=1),
+        dimension_names=tuple(axes),
+        zarr_format=3,
+    )
+
+
+def multiscale(name: str, axes: str, voxel_size_um: dict[str, float]) -> dict[str, Any]:
+    """OME metadata of an image with one level; axes of unknown size have scale 1 and no unit."""
+    described = []
+    for axis in axes:
+        entry = {"name": axis, "type": AXIS_TYPES.get(axis, "space")}
+        if axis in voxel_size_um:
+            entry["unit"] = "micrometer"
+        described.append(entry)
+    scale = [float(voxel_size_um.get(axis, 1.0)) for axis in axes]
+    transformations = [{"type": "scale", "scale": scale}]
+    dataset = {"path": "0", "coordinateTransformations": transformations}
+    return {
+        "version": "0.5",
+        "multiscales": [{"name": name, "axes": described, "datasets": [dataset]}],
+    }
+
+
+def create_image(
+    path: Path,
+    axes: str,
+    shape: Sequence[int],
+    dtype: DTypeLike,
+    voxel_size_um: dict[str, float],
+    extra: dict[str, Any] | None = None,
+) -> zarr.Array[Any]:
+    """Create an OME-Zarr image with one level and return its array.
+
+    Parameters
+    ----------
+    axes : str
+        Some of "tczyx", in this order.
+    voxel_size_um : dict
+        Micrometres per spatial axis, as far as known.
+    extra : dict, optional
+        Further entries of the group's `ome` metadata.
+    """
+    axis_rules.check(axes, shape, str(path))
+    metadata = multiscale(path.name, axes, voxel_size_um) | (extra or {})
+    zarr.create_group(path, zarr_format=3, attributes={"ome": metadata}, overwrite=True)
+    return create_array(path / "0", axes, shape, dtype, *chunks_and_shards(axes, shape))
+
+
+def add_label(
+    image: Path,
+    name: str,
+    axes: str,
+    labels: NDArray[np.integer],
+    voxel_size_um: dict[str, float],
+) -> None:
+    """Add a label image to an OME-Zarr image.
+
+    Parameters
+    ----------
+    image : Path
+        Folder of the image.
+    name : str
+        Such as "classes" or "instances".
+    axes : str
+        Axes of the labels: those of the image without the channel.
+    """
+    parent = zarr.open_group(image / "labels", mode="a", zarr_format=3)
+    names = [*parent.attrs.get("ome", {}).get("labels", []), name]  # type: ignore[union-attr, misc]
+    extra = {"image-label": {"source": {"image": "../../"}}}
+    create_image(image / "labels" / name, axes, labels.shape, labels.dtype, voxel_size_um, extra)[
+        ...
+    ] = labels
+    parent.attrs["ome"] = {"version": "0.5", "labels": names}
+
+
+@dataclass(frozen=True)
+class Image:
+    """An opened OME-Zarr image: its full-resolution array, axes and voxel size."""
+
+    path: Path
+    array: zarr.Array[Any]
+    axes: str
+    voxel_size_um: dict[str, float]
+
+    def label(self, name: str) -> zarr.Array[Any] | None:
+        """Return the array of a label image, or None where the image has none of that name."""
+        folder = self.path / "labels" / name
+        return zarr.open_array(folder / "0", mode="r") if folder.is_dir() else None
+
+    def planes(self) -> Iterator[tuple[int, ...]]:
+        """Indices of the planes of an image with axes (c)(z)yx: (), or (z,)."""
+        yield from np.ndindex(self.spatial_shape[:-2])
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """Extents along z (where there is one), y and x."""
+        return tuple(self.array.shape[-len(axis_rules.spatial(self.axes)) :])
+
+    def region(self, index: tuple[slice | int, ...]) -> NDArray[Any]:
+        """Pixels (channel, ...) of a spatial region; an image without channel axis has one."""
+        lead = (slice(None),) if "c" in self.axes else ()
+        pixels = np.asarray(self.array[lead + index])
+        return pixels if "c" in self.axes else pixels[np.newaxis]
+
+
+def open_image(path: Path) -> Image:
+    """Open an OME-Zarr image of version 0.5.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no such image.
+    """
+    try:
+        group = zarr.open_group(path, mode="r")
+        ome: Any = group.attrs["ome"]
+        scales = ome["multiscales"][0]
+        level = scales["datasets"][0]
+        array = zarr.open_array(path / level["path"], mode="r")
+    except (FileNotFoundError, KeyError, IndexError, zarr.errors.GroupNotFoundError) as error:
+        raise ValueError(
+            f"{path}: must be an OME-Zarr image of version 0.5: {error!r}; "
+            "convert it, for example with bioio or Fiji"
+        ) from error
+    axes = "".join(axis["name"] for axis in scales["axes"])
+    scale = level["coordinateTransformations"][0]["scale"]
+    sizes = {
+        axis["name"]: factor
+        for axis, factor in zip(scales["axes"], scale, strict=True)
+        if axis.get("unit") == "micrometer"
+    }
+    return Image(path, array, axes, sizes)
+
+
+def validate(path: Path) -> None:
+    """Refuse an OME-Zarr image or label that breaks the specification ([1])."""
+    from ome_zarr_models.v05 import Image as ImageModel
+    from ome_zarr_models.v05 import ImageLabel
+
+    check: Callable[[zarr.Group], object]
+    is_label = path.parent.name == "labels"
+    check = ImageLabel.from_zarr if is_label else ImageModel.from_zarr
+    check(zarr.open_group(path, mode="r"))
+
+
+def open_volume(path: Path) -> Image:
+    """Open an OME-Zarr image, or a TIFF file as a lazily read image.
+
+    Raises
+    ------
+    ValueError
+        If the path is missing or neither of them.
+    """
+    if not path.exists():
+        raise ValueError(
+            f"{path}: a volume must exist: found nothing; correct the path in the sheet"
+        )
+    if path.is_dir():
+        return open_image(path)
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            axes = file.series[0].axes.lower().replace("s", "c").replace("q", "z").replace("i", "z")
+        array = zarr.open_array(tifffile.imread(path, aszarr=True), mode="r")
+    except Exception as error:  # decoders raise whatever they like for a broken file
+        raise ValueError(
+            f"{path}: must be a readable TIFF file: {error}; convert it to OME-Zarr"
+        ) from error
+    axis_rules.check(axes, array.shape, str(path))
+    return Image(path, array, axes, {})

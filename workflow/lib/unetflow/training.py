@@ -1,0 +1,325 @@
+"""Training: patches of the cache to a model, bounded by steps, resumable, the same bytes each time.
+
+References
+----------
+.. [1] Ronneberger et al. 2015, DOI 10.1007/978-3-319-24574-4_28, section 3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from unetflow.geometry import geometry_to_json
+from unetflow.inference import Model, build, choose_device, sha256
+from unetflow.intensity import Normalisation, normalisations
+from unetflow.losses import weighted_cross_entropy
+from unetflow.progress import Bar, log
+from unetflow.provenance import code_digest
+from unetflow.sampling import Batch, Patches
+from unetflow.settings import ExperimentSettings, TrainSettings
+from unetflow.store import read_json, remove, replacing, write_json
+from unetflow.validation import Annotated, best_threshold, read_validation, validate
+
+ACCELERATORS = {"cpu": "cpu", "gpu": "cuda", "auto": "auto"}
+PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
+TERMINATED = 128 + signal.SIGTERM
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one training learns from; paths and values only.
+
+    Attributes
+    ----------
+    patches : mapping of training image to its cache
+    validation : mapping of validation image to its OME-Zarr
+        Empty for the final model.
+    histograms : mapping of each of these images to its intensity JSON
+    folds : sequence of Path
+        `model.json` of the folds; only for the final model, which takes its number of steps and its
+        threshold from them.
+    class_names : sequence of str
+        Background first.
+    """
+
+    patches: Mapping[str, Path]
+    validation: Mapping[str, Path]
+    histograms: Mapping[str, Path]
+    folds: Sequence[Path]
+    class_names: Sequence[str]
+
+
+def task_of(
+    images: str,
+    index: str,
+    patches: Sequence[str],
+    histograms: Sequence[str],
+    folds: Sequence[str],
+    validation: Sequence[str],
+) -> Task:
+    """Return the task of files that are named after their images: NAME.zarr, NAME.json."""
+    return Task(
+        patches={Path(path).stem: Path(path) for path in patches},
+        validation={name: Path(images) / name for name in validation},
+        histograms={Path(path).stem: Path(path) for path in histograms},
+        folds=[Path(path) for path in folds],
+        class_names=read_json(Path(index))["class_names"],
+    )
+
+
+def optimiser(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Return the optimiser that the settings name."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimiser == "sgd":
+        return torch.optim.SGD(
+            network.parameters(), rate, momentum=settings.momentum, weight_decay=decay
+        )
+    kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
+    return kind(network.parameters(), rate, weight_decay=decay)
+
+
+def schedule(optimiser: torch.optim.Optimizer, settings: TrainSettings, steps: int) -> Any:
+    """Return the learning-rate schedule that the settings name."""
+    if settings.schedule == "one_cycle":
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, settings.learning_rate, total_steps=steps
+        )
+    return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
+
+
+def train(task: Task, experiment: ExperimentSettings, output: Path, checkpoints: Path) -> None:
+    """Train one network and write `model.safetensors`, `model.json` and `history.tsv` to a folder.
+
+    Killed at any time and called again, it goes on from the checkpoint and ends with the same
+    bytes: the order of patches, their augmentation and the dropout of a step depend on the seed and
+    the number of the step alone.
+
+    Parameters
+    ----------
+    output : Path
+        Folder of the three files.
+    checkpoints : Path
+        Folder where the state is kept meanwhile, by the name of a digest of all that it depends on.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to learn from, or the loss is no longer finite.
+    """
+    settings = experiment.train
+    if not task.patches:
+        raise ValueError(
+            "training must have patches: got none; annotate more images or use fewer folds"
+        )
+    torch.set_num_threads(settings.threads)
+    seed = settings.seeds[0]
+    torch.manual_seed(seed)
+    choose_device(settings.device)  # refuses a GPU that is not there in one line
+    fabric = Fabric(
+        accelerator=ACCELERATORS[settings.device],
+        devices=1,
+        precision=PRECISIONS[settings.precision],
+    )
+    pooled, each = normalisations(task.histograms, list(task.patches), experiment.intensity)
+    patches = Patches(task.patches, each, seed)
+    log(f"device {fabric.device}, {settings.threads} threads, {len(patches.items)} patches")
+    steps, threshold = settings.steps, None
+    if task.folds:
+        facts = [read_json(path) for path in task.folds]
+        steps = max(1, int(median(fact["training"]["best_step"] for fact in facts)))
+        threshold = float(np.mean([fact["threshold"] for fact in facts]))
+    network = build(experiment.model, len(pooled.scale), len(task.class_names))
+    state = State(fabric, network, settings, steps)
+    checkpoint = checkpoints / task_digest(task, experiment)
+    state.resume(checkpoint)
+    images = [read_validation(path, each[name]) for name, path in task.validation.items()]
+    run(state, patches, images, experiment, checkpoint)
+    if images:
+        network.load_state_dict(state.best)
+        tile = experiment.per_axis(experiment.predict.tile)
+        threshold = best_threshold(state.model(experiment), images, tile)
+    write_model(output, state, task, experiment, pooled, threshold)
+    remove(checkpoint)
+
+
+def task_digest(task: Task, experiment: ExperimentSettings) -> str:
+    """SHA-256 of what a training starts from: settings, code, and the caches by their metadata."""
+    facts = [experiment.model_dump_json(), code_digest(Path(__file__)), torch.__version__]
+    facts += [f"{name} {sha256(path / 'zarr.json')}" for name, path in task.patches.items()]
+    facts += [f"{path} {sha256(path)}" for path in task.folds]
+    facts += list(task.validation)
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+
+class State:
+    """All that a training is at one step; what a checkpoint holds."""
+
+    def __init__(
+        self, fabric: Fabric, network: nn.Module, settings: TrainSettings, steps: int
+    ) -> None:
+        self.fabric, self.network, self.steps = fabric, network, steps
+        self.wrapped, self.optimiser = fabric.setup(network, optimiser(network, settings))
+        self.schedule = schedule(self.optimiser, settings, steps)
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self.best_score, self.best_step = -1.0, 0
+        self.best: dict[str, Tensor] = {}
+
+    def keep_best(self, score: float) -> None:
+        """Remember the network if it validates better than any before."""
+        if score > self.best_score:
+            self.best_score, self.best_step = score, self.step
+            self.best = {
+                key: value.detach().clone() for key, value in self.network.state_dict().items()
+            }
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint that is complete or the previous one."""
+        with replacing(path) as partial:
+            parts = {
+                name: getattr(self, name).state_dict()
+                for name in ("network", "optimiser", "schedule")
+            }
+            values = {
+                name: getattr(self, name)
+                for name in ("step", "history", "best_score", "best_step", "best")
+            }
+            torch.save(parts | values, partial)
+
+    def model(self, experiment: ExperimentSettings) -> Model:
+        """Return the network as it is now, for inference."""
+        network, precision = self.network.eval(), experiment.train.precision
+        return Model(network, experiment.model.geometry, self.fabric.device, precision, {})
+
+    def resume(self, path: Path) -> None:
+        """Take up a checkpoint, where there is one."""
+        if not path.is_file():
+            return
+        saved = torch.load(path, weights_only=True)
+        for name in ("network", "optimiser", "schedule"):
+            getattr(self, name).load_state_dict(saved[name])
+        for name in ("step", "history", "best_score", "best_step", "best"):
+            setattr(self, name, saved[name])
+        log(f"resumed at step {self.step}")
+
+
+def run(
+    state: State,
+    patches: Patches,
+    validation: Sequence[Annotated],
+    experiment: ExperimentSettings,
+    checkpoint: Path,
+) -> None:
+    """Take the optimiser's steps that are left."""
+    settings, steps = experiment.train, state.steps
+    tile = experiment.per_axis(experiment.predict.tile)
+    terminated = Terminated()
+    bar, saved = Bar("training", steps, state.step), time.monotonic()
+    state.network.train()
+    for batch in patches.ahead(state.step, settings, steps):
+        # A seed per step makes dropout repeat after a resume without any stored random state.
+        torch.manual_seed(patches.seed * 1_000_003 + state.step)
+        loss = take_step(state, batch, settings)
+        if not np.isfinite(loss):
+            raise ValueError(
+                f"loss must stay finite: got {loss} at step {state.step} of seed {patches.seed}; "
+                "lower train.learning_rate or set train.gradient_clip"
+            )
+        state.step += 1
+        row = {"step": state.step, "loss": loss, "learning_rate": state.schedule.get_last_lr()[0]}
+        if validation and (state.step % settings.validate_every == 0 or state.step == steps):
+            row["validation_dice"] = validate(state.model(experiment), validation, tile)
+            state.keep_best(row["validation_dice"])
+            state.network.train()
+        state.history.append(row)
+        bar.step(loss=loss)
+        if terminated.now or time.monotonic() - saved > 60 * settings.checkpoint_minutes:
+            state.save(checkpoint)
+            saved = time.monotonic()
+        if terminated.now:
+            log(f"terminated; saved step {state.step} to {checkpoint}")
+            sys.exit(TERMINATED)
+    bar.close()
+
+
+class Terminated:
+    """Whether SIGTERM has come; the step under way is finished first."""
+
+    def __init__(self) -> None:
+        self.now = False
+        signal.signal(signal.SIGTERM, self.note)
+
+    def note(self, _number: int, _frame: FrameType | None) -> None:
+        """Remember the signal."""
+        self.now = True
+
+
+def take_step(state: State, batch: Batch, settings: TrainSettings) -> float:
+    """Take one step of the optimiser and return its loss."""
+    pixels, classes, weights = (torch.from_numpy(part).to(state.fabric.device) for part in batch)
+    if pixels.ndim == 4:
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+    loss = weighted_cross_entropy(state.wrapped(pixels), classes, weights)
+    state.optimiser.zero_grad()
+    state.fabric.backward(loss)
+    if settings.gradient_clip is not None:
+        nn.utils.clip_grad_norm_(state.network.parameters(), settings.gradient_clip)
+    state.optimiser.step()
+    state.schedule.step()
+    return loss.item()
+
+
+def write_model(
+    output: Path,
+    state: State,
+    task: Task,
+    experiment: ExperimentSettings,
+    pooled: Normalisation,
+    threshold: float | None,
+) -> None:
+    """Write all that prediction needs, the facts last."""
+    weights = output / "model.safetensors"
+    with replacing(weights) as partial:
+        tensors = {
+            key: value.contiguous().cpu() for key, value in state.network.state_dict().items()
+        }
+        safetensors.torch.save_file(tensors, partial)
+    pd.DataFrame(state.history).to_csv(output / "history.tsv", sep="\t", index=False)
+    write_json(
+        output / "model.json",
+        {
+            "format": 1,
+            "network": experiment.model.model_dump(mode="json"),
+            "geometry": geometry_to_json(experiment.model.geometry),
+            "channels": len(pooled.scale),
+            "class_names": list(task.class_names),
+            "intensity": {**experiment.intensity.model_dump(mode="json"), **asdict(pooled)},
+            "tile": list(experiment.per_axis(experiment.predict.tile)),
+            "threshold": threshold,
+            "weights_sha256": sha256(weights),
+            "training": {
+                "steps": state.steps,
+                "best_step": state.best_step or state.steps,
+                "validation_dice": state.best_score if state.best else None,
+                "seed": experiment.train.seeds[0],
+                "images": list(task.patches),
+                "settings": experiment.train.model_dump(mode="json"),
+            },
+        },
+    )

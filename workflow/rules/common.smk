@@ -1,0 +1,99 @@
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from unetflow import experiments as settings_files
+from unetflow import planning, splits
+from unetflow.provenance import code_digest
+from unetflow.settings import RunSettings
+from unetflow.store import read_json
+
+ROOT = Path(workflow.basedir)
+SCRIPTS = ROOT / "workflow/scripts"
+REGISTRY = ROOT / "resources/datasets"
+
+
+def in_one_line(function, *arguments):
+    """Result of a library function; its ValueError stops the workflow with one line."""
+    try:
+        return function(*arguments)
+    except ValueError as error:
+        raise WorkflowError(str(error)) from None
+
+
+RUN = in_one_line(settings_files.parse, RunSettings, config, "config/config.yaml")
+OVERRIDE = Path(RUN.registry) if RUN.registry else None
+EXPERIMENTS = in_one_line(
+    settings_files.load_experiments, Path("config/experiments"), RUN.experiments
+)
+DATASETS = in_one_line(settings_files.datasets_of, EXPERIMENTS, REGISTRY, OVERRIDE)
+SHEETS = in_one_line(
+    planning.read_sheets, Path("config/archives"), RUN.archives, EXPERIMENTS
+)
+ARCHIVES = list(SHEETS)
+for sheet in SHEETS.values():
+    for name in planning.datasets_in(sheet):
+        DATASETS[name] = in_one_line(
+            settings_files.find_dataset, name, REGISTRY, OVERRIDE
+        )
+
+
+pathvars:
+    results=RUN.results,
+    logs=f"{RUN.results}/logs",
+    costs=f"{RUN.results}/costs",
+
+
+wildcard_constraints:
+    dataset="[A-Za-z0-9_-]+",
+    image="[A-Za-z0-9_-]+",
+    experiment="[A-Za-z0-9_-]+",
+    split="fold[0-9]+|final",
+    seed="[0-9]+",
+    archive="[A-Za-z0-9_-]+",
+    volume="[A-Za-z0-9_-]+",
+    block="[0-9_]+",
+
+
+@cache
+def code(adaptor, *also):
+    """Digest of the code that a rule runs."""
+    return code_digest(SCRIPTS / adaptor, also)
+
+
+def digest(*facts):
+    """SHA-256 of plain values."""
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def section(name):
+    """Params function: one section of an experiment's settings."""
+    return lambda wildcards: getattr(
+        EXPERIMENTS[wildcards.experiment], name
+    ).model_dump(mode="json")
+
+
+def dataset_name_of(experiment):
+    """Dataset of an experiment."""
+    return settings_files.dataset_name(EXPERIMENTS[experiment])
+
+
+def maker(wildcards, *sections):
+    """Experiment that makes what its variants share: the first with the same sections."""
+    return settings_files.first_alike(EXPERIMENTS, wildcards.experiment, sections)
+
+
+def current(path, key):
+    """Plain data that a checkpoint wrote before, unless it was made from something else."""
+    return planning.current_plan(Path(path), key)
+
+
+def of_dataset(path):
+    """Input function: a path in the folder of an experiment's dataset."""
+    return (
+        lambda wildcards: f"{RUN.results}/datasets/{dataset_name_of(wildcards.experiment)}/{path}"
+    )

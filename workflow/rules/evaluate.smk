@@ -1,0 +1,134 @@
+rule evaluate_images:
+    """Score the test images of a split."""
+    input:
+        images=of_dataset("images.ome.zarr"),
+        index=of_dataset("index.json"),
+        prediction=rules.predict_images.output.prediction,
+        segmentation=rules.segment_images.output.segmentation,
+        facts=rules.train_model.output.facts,
+    output:
+        metrics="<results>/experiments/{experiment}/{split}/seed{seed}/metrics.tsv",
+    log:
+        "<logs>/evaluate/{experiment}/{split}/seed{seed}.log",
+    benchmark:
+        "<costs>/evaluate/{experiment}/{split}_seed{seed}.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        code=code("evaluate_images.py"),
+        settings=section("evaluate"),
+        test=lambda wildcards: images_in(wildcards.experiment, wildcards.split, "test"),
+    script:
+        "../scripts/evaluate_images.py"
+
+
+def every_fold(output):
+    """Input function: a file of each fold and seed of an experiment."""
+
+    def paths(wildcards):
+        experiment = EXPERIMENTS[wildcards.experiment]
+        return expand(
+            output,
+            experiment=wildcards.experiment,
+            split=experiment.split.names,
+            seed=experiment.train.seeds,
+        )
+
+    return paths
+
+
+rule summarise_experiment:
+    """Gather the scores of all folds and seeds, with their mean and spread."""
+    input:
+        metrics=every_fold(rules.evaluate_images.output.metrics),
+        facts=every_fold(rules.train_model.output.facts),
+    output:
+        metrics=report(
+            "<results>/experiments/{experiment}/metrics.tsv",
+            caption="../report/metrics.rst",
+            category="{experiment}",
+            subcategory="Scores",
+            labels={"table": "every image"},
+        ),
+        summary="<results>/experiments/{experiment}/summary.json",
+    log:
+        "<logs>/evaluate/{experiment}.log",
+    benchmark:
+        "<costs>/evaluate/{experiment}.tsv"
+    resources:
+        mem_mb=500,
+        runtime=10,
+    params:
+        code=code("summarise_experiment.py"),
+    script:
+        "../scripts/summarise_experiment.py"
+
+
+rule evaluate_volume:
+    """Score a volume of an archive whose row names its truth."""
+    input:
+        receipts=receipts,
+        segmentation=rules.segment_volume.output.segmentation,
+        summary=rules.segment_volume.output.summary,
+        facts=final_network(rules.train_model.output.facts),
+    output:
+        metrics="<results>/archives/{archive}/{volume}/metrics.tsv",
+    log:
+        "<logs>/evaluate/{archive}/{volume}.log",
+    benchmark:
+        "<costs>/evaluate/{archive}/{volume}.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        code=code("evaluate_volume.py"),
+        settings=lambda wildcards: EXPERIMENTS[
+            experiment_of(wildcards)
+        ].evaluate.model_dump(mode="json"),
+        truth=lambda wildcards: sheet_rows(wildcards.archive)[wildcards.volume]["truth"],
+        prediction=f"{RUN.results}/archives/{{archive}}/{{volume}}/prediction.ome.zarr",
+    script:
+        "../scripts/evaluate_volume.py"
+
+
+def volumes_of(archive, with_truth=False):
+    """Volumes of a sheet."""
+    return [
+        row["volume"] for row in SHEETS[archive] if row.get("truth") or not with_truth
+    ]
+
+
+rule summarise_archive:
+    """Tell in one table how each volume of an archive went."""
+    input:
+        summaries=lambda wildcards: expand(
+            rules.segment_volume.output.summary,
+            volume=volumes_of(wildcards.archive),
+            allow_missing=True,
+        ),
+        metrics=lambda wildcards: expand(
+            rules.evaluate_volume.output.metrics,
+            volume=volumes_of(wildcards.archive, with_truth=True),
+            allow_missing=True,
+        ),
+    output:
+        summary=report(
+            "<results>/archives/{archive}/summary.tsv",
+            caption="../report/archive.rst",
+            category="Archives",
+            labels={"archive": "{archive}"},
+        ),
+    log:
+        "<logs>/evaluate/{archive}.log",
+    benchmark:
+        "<costs>/evaluate/{archive}.tsv"
+    resources:
+        mem_mb=500,
+        runtime=10,
+    params:
+        code=code("summarise_archive.py"),
+        volumes=lambda wildcards: volumes_of(wildcards.archive),
+        with_truth=lambda wildcards: volumes_of(wildcards.archive, with_truth=True),
+    script:
+        "../scripts/summarise_archive.py"

@@ -1,0 +1,20 @@
+rule fetch_dataset:
+    """Download a dataset's original, verify it, and unpack it."""
+    output:
+        archive=directory("<results>/datasets/{dataset}/archive"),
+    log:
+        "<logs>/fetch/{dataset}.log",
+    benchmark:
+        "<costs>/fetch/{dataset}.tsv"
+    retries: 2
+    resources:
+        mem_mb=500,
+        runtime=240,
+    params:
+        code=code("fetch_dataset.py"),
+        downloads=lambda wildcards: DATASETS[wildcards.dataset].model_dump(
+            mode="json"
+        )["downloads"],
+        record=f"{RUN.results}/datasets/{{dataset}}.downloads.json",
+    script:
+        "../scripts/fetch_dataset.py"

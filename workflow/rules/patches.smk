@@ -1,0 +1,36 @@
+def patch_settings(wildcards):
+    """Settings of the cache, with the tile per axis, the network's geometry and the seed."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    return {
+        **experiment.patches.model_dump(mode="json"),
+        "tile": list(experiment.per_axis(experiment.patches.tile)),
+    }
+
+
+rule cut_patches:
+    """Cut and deform the training patches of one image."""
+    input:
+        images=of_dataset("images.ome.zarr"),
+        index=of_dataset("index.json"),
+        weights=lambda wildcards: expand(
+            rules.compute_weights.output.weights,
+            experiment=maker(wildcards, "dataset", "weights"),
+            image=wildcards.image,
+        ),
+    output:
+        patches=directory("<results>/experiments/{experiment}/patches/{image}.zarr"),
+    log:
+        "<logs>/patches/{experiment}/{image}.log",
+    benchmark:
+        "<costs>/patches/{experiment}/{image}.tsv"
+    group:
+        "image"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        code=code("cut_patches.py"),
+        settings=patch_settings,
+        model=section("model"),
+    script:
+        "../scripts/cut_patches.py"

@@ -1,0 +1,61 @@
+rule segment_images:
+    """Divide the predicted test images of a split into instances."""
+    input:
+        index=of_dataset("index.json"),
+        prediction=rules.predict_images.output.prediction,
+        facts=rules.train_model.output.facts,
+    output:
+        segmentation=directory(
+            "<results>/experiments/{experiment}/{split}/seed{seed}/segmentation.ome.zarr"
+        ),
+    log:
+        "<logs>/segment/{experiment}/{split}/seed{seed}.log",
+    benchmark:
+        "<costs>/segment/{experiment}/{split}_seed{seed}.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        code=code("segment_images.py"),
+        settings=section("segment"),
+        test=lambda wildcards: images_in(wildcards.experiment, wildcards.split, "test"),
+    script:
+        "../scripts/segment_images.py"
+
+
+def receipts(wildcards):
+    """Receipts of all blocks of a volume."""
+    return expand(
+        rules.predict_block.output.receipt,
+        block=planned(wildcards)["blocks"],
+        allow_missing=True,
+    )
+
+
+rule segment_volume:
+    """Divide a predicted volume into instances and say how it went."""
+    input:
+        receipts=receipts,
+        facts=final_network(rules.train_model.output.facts),
+    output:
+        segmentation=directory(
+            "<results>/archives/{archive}/{volume}/segmentation.ome.zarr"
+        ),
+        objects="<results>/archives/{archive}/{volume}/objects.tsv",
+        summary="<results>/archives/{archive}/{volume}/summary.json",
+    log:
+        "<logs>/segment/{archive}/{volume}.log",
+    benchmark:
+        "<costs>/segment/{archive}/{volume}.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        code=code("segment_volume.py"),
+        settings=lambda wildcards: EXPERIMENTS[
+            experiment_of(wildcards)
+        ].segment.model_dump(mode="json"),
+        row=planned,
+        prediction=f"{RUN.results}/archives/{{archive}}/{{volume}}/prediction.ome.zarr",
+    script:
+        "../scripts/segment_volume.py"

@@ -1,0 +1,14 @@
+from pathlib import Path
+
+from unetflow.progress import log_to
+from unetflow.report.page import build
+
+with log_to(snakemake.log[0]):
+    build(
+        Path(snakemake.params.results),
+        experiments=snakemake.params.experiments,
+        datasets=snakemake.params.datasets,
+        archives=snakemake.params.archives,
+        template=Path(snakemake.params.template),
+        page=Path(snakemake.params.page),
+    )

@@ -1,0 +1,14 @@
+from pathlib import Path
+
+from unetflow.patches import cut_patches
+from unetflow.progress import log_to
+from unetflow.settings import PatchesSettings, UNetSettings
+
+with log_to(snakemake.log[0]):
+    cut_patches(
+        Path(snakemake.input.images) / snakemake.wildcards.image,
+        weights_path=Path(snakemake.input.weights[0]),
+        output=Path(snakemake.output.patches),
+        geometry=UNetSettings(**snakemake.params.model).geometry,
+        settings=PatchesSettings(**snakemake.params.settings),
+    )

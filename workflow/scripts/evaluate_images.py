@@ -1,0 +1,16 @@
+from pathlib import Path
+
+from unetflow.evaluation import evaluate_images
+from unetflow.progress import log_to
+from unetflow.settings import EvaluateSettings
+from unetflow.store import read_json
+
+with log_to(snakemake.log[0]):
+    folders = (snakemake.input.images, snakemake.input.prediction, snakemake.input.segmentation)
+    evaluate_images(
+        {image: [Path(folder) / image for folder in folders] for image in snakemake.params.test},
+        labels={name: snakemake.wildcards[name] for name in ("experiment", "split", "seed")},
+        output=Path(snakemake.output.metrics),
+        model=read_json(Path(snakemake.input.facts)),
+        settings=EvaluateSettings(**snakemake.params.settings),
+    )

@@ -1,0 +1,19 @@
+from pathlib import Path
+
+from unetflow.evaluation import evaluate_volume
+from unetflow.progress import log_to
+from unetflow.settings import EvaluateSettings
+from unetflow.store import read_json
+
+with log_to(snakemake.log[0]):
+    evaluate_volume(
+        read_json(Path(snakemake.input.summary)),
+        paths=[
+            Path(snakemake.params.truth),
+            Path(snakemake.params.prediction),
+            Path(snakemake.input.segmentation),
+        ],
+        output=Path(snakemake.output.metrics),
+        model=read_json(Path(snakemake.input.facts[0])),
+        settings=EvaluateSettings(**snakemake.params.settings),
+    )

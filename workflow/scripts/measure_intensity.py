@@ -1,0 +1,10 @@
+from pathlib import Path
+
+from unetflow.intensity import write_histograms
+from unetflow.progress import log_to
+
+with log_to(snakemake.log[0]):
+    write_histograms(
+        Path(snakemake.input.images) / snakemake.wildcards.image,
+        output=Path(snakemake.output.histogram),
+    )

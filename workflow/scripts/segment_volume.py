@@ -1,0 +1,16 @@
+from pathlib import Path
+
+from unetflow.progress import log_to
+from unetflow.segmentation import segment_volume
+from unetflow.settings import SegmentSettings
+from unetflow.store import read_json
+
+with log_to(snakemake.log[0]):
+    segment_volume(
+        snakemake.params.row,
+        receipts=[read_json(Path(path)) for path in snakemake.input.receipts],
+        prediction=Path(snakemake.params.prediction),
+        outputs={name: Path(path) for name, path in snakemake.output.items()},
+        model=read_json(Path(snakemake.input.facts[0])),
+        settings=SegmentSettings(**snakemake.params.settings),
+    )

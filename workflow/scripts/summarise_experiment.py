@@ -1,0 +1,12 @@
+from pathlib import Path
+
+from unetflow.evaluation import merge_metrics
+from unetflow.progress import log_to
+
+with log_to(snakemake.log[0]):
+    merge_metrics(
+        [Path(path) for path in snakemake.input.metrics],
+        [Path(path) for path in snakemake.input.facts],
+        metrics=Path(snakemake.output.metrics),
+        summary=Path(snakemake.output.summary),
+    )

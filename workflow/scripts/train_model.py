@@ -1,0 +1,14 @@
+from pathlib import Path
+
+from unetflow.progress import log_to
+from unetflow.provenance import recorded
+from unetflow.settings import ExperimentSettings
+from unetflow.training import task_of, train
+
+with log_to(snakemake.log[0]), recorded(Path(snakemake.output.run)):
+    train(
+        task_of(**snakemake.input, validation=snakemake.params.validation),
+        ExperimentSettings(**snakemake.params.settings),
+        output=Path(snakemake.output.facts).parent,
+        checkpoints=Path(snakemake.params.checkpoints),
+    )
