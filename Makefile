@@ -33,7 +33,7 @@ reference: $(VENV)/installed
 
 # Reads the results folder as it is, beside a running workflow too
 report status: $(VENV)/installed
-	@snakemake --nolock --cores 1 --quiet all $@
+	@snakemake --nolock --cores 1 --quiet all -- $@
 
 # make new-experiment NAME=cells IMAGES='data/images/*.tif' MASKS='data/masks/*.tif'
 new-experiment: $(VENV)/installed

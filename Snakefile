@@ -6,7 +6,12 @@ min_version("9.20")
 configfile: "config/config.yaml"
 
 
+# Only with --software-deployment-method apptainer: an image in which this project is installed
+container: "docker://unetflow:0.1.0"
+
+
 include: "workflow/rules/common.smk"
+include: "workflow/rules/inputs.smk"
 include: "workflow/rules/fetch.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/split.smk"
@@ -18,9 +23,6 @@ include: "workflow/rules/predict.smk"
 include: "workflow/rules/segment.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
-
-
-container: None
 
 
 rule all:

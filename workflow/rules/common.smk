@@ -1,5 +1,6 @@
 import hashlib
 import json
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -17,11 +18,11 @@ REGISTRY = ROOT / "resources/datasets"
 
 
 def in_one_line(function, *arguments):
-    """Result of a library function; its ValueError stops the workflow with one line."""
+    """Result of a library function; its ValueError ends Snakemake with one line, without a trace."""
     try:
         return function(*arguments)
-    except ValueError as error:
-        raise WorkflowError(str(error)) from None
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 RUN = in_one_line(settings_files.parse, RunSettings, config, "config/config.yaml")
@@ -35,7 +36,7 @@ SHEETS = in_one_line(
 )
 ARCHIVES = list(SHEETS)
 for sheet in SHEETS.values():
-    for name in planning.datasets_in(sheet):
+    for name in set(planning.datasets_in(sheet)) - set(DATASETS):
         DATASETS[name] = in_one_line(
             settings_files.find_dataset, name, REGISTRY, OVERRIDE
         )
@@ -68,32 +69,3 @@ def digest(*facts):
     """SHA-256 of plain values."""
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def section(name):
-    """Params function: one section of an experiment's settings."""
-    return lambda wildcards: getattr(
-        EXPERIMENTS[wildcards.experiment], name
-    ).model_dump(mode="json")
-
-
-def dataset_name_of(experiment):
-    """Dataset of an experiment."""
-    return settings_files.dataset_name(EXPERIMENTS[experiment])
-
-
-def maker(wildcards, *sections):
-    """Experiment that makes what its variants share: the first with the same sections."""
-    return settings_files.first_alike(EXPERIMENTS, wildcards.experiment, sections)
-
-
-def current(path, key):
-    """Plain data that a checkpoint wrote before, unless it was made from something else."""
-    return planning.current_plan(Path(path), key)
-
-
-def of_dataset(path):
-    """Input function: a path in the folder of an experiment's dataset."""
-    return (
-        lambda wildcards: f"{RUN.results}/datasets/{dataset_name_of(wildcards.experiment)}/{path}"
-    )

@@ -23,21 +23,6 @@ rule evaluate_images:
         "../scripts/evaluate_images.py"
 
 
-def every_fold(output):
-    """Input function: a file of each fold and seed of an experiment."""
-
-    def paths(wildcards):
-        experiment = EXPERIMENTS[wildcards.experiment]
-        return expand(
-            output,
-            experiment=wildcards.experiment,
-            split=experiment.split.names,
-            seed=experiment.train.seeds,
-        )
-
-    return paths
-
-
 rule summarise_experiment:
     """Gather the scores of all folds and seeds, with their mean and spread."""
     input:
@@ -53,9 +38,9 @@ rule summarise_experiment:
         ),
         summary="<results>/experiments/{experiment}/summary.json",
     log:
-        "<logs>/evaluate/{experiment}.log",
+        "<logs>/evaluate/{experiment}/summary.log",
     benchmark:
-        "<costs>/evaluate/{experiment}.tsv"
+        "<costs>/evaluate/{experiment}/summary.tsv"
     resources:
         mem_mb=500,
         runtime=10,
@@ -75,9 +60,9 @@ rule evaluate_volume:
     output:
         metrics="<results>/archives/{archive}/{volume}/metrics.tsv",
     log:
-        "<logs>/evaluate/{archive}/{volume}.log",
+        "<logs>/evaluate/archives/{archive}/{volume}.log",
     benchmark:
-        "<costs>/evaluate/{archive}/{volume}.tsv"
+        "<costs>/evaluate/archives/{archive}/{volume}.tsv"
     resources:
         mem_mb=4000,
         runtime=60,
@@ -87,16 +72,9 @@ rule evaluate_volume:
             experiment_of(wildcards)
         ].evaluate.model_dump(mode="json"),
         truth=lambda wildcards: sheet_rows(wildcards.archive)[wildcards.volume]["truth"],
-        prediction=f"{RUN.results}/archives/{{archive}}/{{volume}}/prediction.ome.zarr",
+        prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
     script:
         "../scripts/evaluate_volume.py"
-
-
-def volumes_of(archive, with_truth=False):
-    """Volumes of a sheet."""
-    return [
-        row["volume"] for row in SHEETS[archive] if row.get("truth") or not with_truth
-    ]
 
 
 rule summarise_archive:
@@ -120,9 +98,9 @@ rule summarise_archive:
             labels={"archive": "{archive}"},
         ),
     log:
-        "<logs>/evaluate/{archive}.log",
+        "<logs>/evaluate/archives/{archive}/summary.log",
     benchmark:
-        "<costs>/evaluate/{archive}.tsv"
+        "<costs>/evaluate/archives/{archive}/summary.tsv"
     resources:
         mem_mb=500,
         runtime=10,

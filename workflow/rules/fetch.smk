@@ -15,6 +15,6 @@ rule fetch_dataset:
         downloads=lambda wildcards: DATASETS[wildcards.dataset].model_dump(
             mode="json"
         )["downloads"],
-        record=f"{RUN.results}/datasets/{{dataset}}.downloads.json",
+        record=in_results("datasets/{dataset}.downloads.json"),
     script:
         "../scripts/fetch_dataset.py"

@@ -1,12 +1,3 @@
-def patch_settings(wildcards):
-    """Settings of the cache, with the tile per axis, the network's geometry and the seed."""
-    experiment = EXPERIMENTS[wildcards.experiment]
-    return {
-        **experiment.patches.model_dump(mode="json"),
-        "tile": list(experiment.per_axis(experiment.patches.tile)),
-    }
-
-
 rule cut_patches:
     """Cut and deform the training patches of one image."""
     input:

@@ -1,22 +1,6 @@
-def unannotated_predictions(_wildcards):
-    """Predictions of images without truth, which the final network makes."""
-    return [
-        path
-        for name, experiment in EXPERIMENTS.items()
-        if images_in(name, "final", "test")
-        for path in expand(
-            rules.segment_images.output.segmentation,
-            experiment=name,
-            split="final",
-            seed=experiment.train.seeds,
-        )
-    ]
-
-
 rule build_report:
     """Build the page that shows everything."""
     input:
-        template=str(ROOT / "workflow/report/index.html.j2"),
         summaries=expand(
             rules.summarise_experiment.output.summary, experiment=EXPERIMENTS
         ),
@@ -37,7 +21,7 @@ rule build_report:
         runtime=30,
     params:
         code=code("build_report.py"),
-        results=RUN.results,
+        results=in_results(""),
         experiments={
             name: experiment.model_dump(mode="json")
             for name, experiment in EXPERIMENTS.items()
@@ -46,8 +30,8 @@ rule build_report:
             name: dataset.model_dump(mode="json") for name, dataset in DATASETS.items()
         },
         archives=ARCHIVES,
-        template=str(ROOT / "workflow/report/index.html.j2"),
-        page=f"{RUN.results}/report/index.html",
+        template=digest((ROOT / "workflow/report/index.html.j2").read_text()),
+        page=in_results("report/index.html"),
     script:
         "../scripts/build_report.py"
 
@@ -55,24 +39,23 @@ rule build_report:
 # The two rules below read the results folder as it is, beside a running workflow too, so they have
 # neither inputs nor outputs; `make report` and `make status` call them without touching its locks.
 rule report:
+    """Build the page from what the results folder holds now; never train."""
     log:
         "<logs>/report/now.log",
-    """Build the page from what the results folder holds now; never train."""
     params:
         results=RUN.results,
         experiments=rules.build_report.params.experiments,
         datasets=rules.build_report.params.datasets,
         archives=ARCHIVES,
-        template=rules.build_report.params.template,
         page=rules.build_report.params.page,
     script:
         "../scripts/build_report.py"
 
 
 rule status:
+    """Print what is done and what is missing."""
     log:
         "<logs>/report/status.log",
-    """Print what is done and what is missing."""
     params:
         results=RUN.results,
         experiments=rules.build_report.params.experiments,
@@ -82,16 +65,15 @@ rule status:
 
 
 rule check_archive:
-    """Fail, naming them, if volumes of an archive failed; everything else is made before."""
+    """Fail, naming them, if volumes of an archive failed; everything else is made all the same."""
     input:
         summary=rules.summarise_archive.output.summary,
-        page=rules.build_report.output.page,
     output:
         touch("<results>/archives/{archive}/.checked"),
     log:
-        "<logs>/report/{archive}.log",
+        "<logs>/report/archives/{archive}.log",
     benchmark:
-        "<costs>/report/{archive}.tsv"
+        "<costs>/report/archives/{archive}.tsv"
     params:
         code=code("check_archive.py"),
     script:

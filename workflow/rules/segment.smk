@@ -23,15 +23,6 @@ rule segment_images:
         "../scripts/segment_images.py"
 
 
-def receipts(wildcards):
-    """Receipts of all blocks of a volume."""
-    return expand(
-        rules.predict_block.output.receipt,
-        block=planned(wildcards)["blocks"],
-        allow_missing=True,
-    )
-
-
 rule segment_volume:
     """Divide a predicted volume into instances and say how it went."""
     input:
@@ -44,9 +35,9 @@ rule segment_volume:
         objects="<results>/archives/{archive}/{volume}/objects.tsv",
         summary="<results>/archives/{archive}/{volume}/summary.json",
     log:
-        "<logs>/segment/{archive}/{volume}.log",
+        "<logs>/segment/archives/{archive}/{volume}.log",
     benchmark:
-        "<costs>/segment/{archive}/{volume}.tsv"
+        "<costs>/segment/archives/{archive}/{volume}.tsv"
     resources:
         mem_mb=4000,
         runtime=120,
@@ -56,6 +47,6 @@ rule segment_volume:
             experiment_of(wildcards)
         ].segment.model_dump(mode="json"),
         row=planned,
-        prediction=f"{RUN.results}/archives/{{archive}}/{{volume}}/prediction.ome.zarr",
+        prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
     script:
         "../scripts/segment_volume.py"

@@ -1,40 +1,9 @@
-def training_images(wildcards):
-    """Images that a network learns from."""
-    return images_in(wildcards.experiment, wildcards.split, "train")
-
-
-def validation_images(wildcards):
-    """Images that choose its best step and its threshold; none for the final network."""
-    return images_in(wildcards.experiment, wildcards.split, "validate")
-
-
-def fold_models(wildcards):
-    """Networks of the folds, from which the final one takes steps and threshold."""
-    if wildcards.split != "final":
-        return []
-    return expand(
-        rules.train_model.output.facts,
-        split=EXPERIMENTS[wildcards.experiment].split.names,
-        allow_missing=True,
-    )
-
-
-def training_settings(wildcards):
-    """Sections that a network depends on."""
-    experiment = EXPERIMENTS[wildcards.experiment]
-    settings = experiment.model_dump(mode="json")
-    sections = ("dataset", "intensity", "patches", "model", "train", "predict")
-    chosen = {name: settings[name] for name in sections}
-    # Other seeds of the same experiment are other jobs.
-    chosen["train"]["seeds"] = [int(wildcards.seed)]
-    return chosen
-
-
 rule train_model:
     """Train one network on a split."""
     input:
         images=of_dataset("images.ome.zarr"),
         index=of_dataset("index.json"),
+        split=rules.split_images.output.split,
         patches=lambda wildcards: expand(
             rules.cut_patches.output.patches,
             experiment=maker(wildcards, "dataset", "weights", "patches", "model"),
@@ -75,7 +44,6 @@ rule train_model:
             f"models.{EXPERIMENTS[wildcards.experiment].model.network}",
         ),
         settings=training_settings,
-        validation=validation_images,
-        checkpoints=f"{RUN.results}/experiments/{{experiment}}/.checkpoint",
+        checkpoints=in_results("experiments/{experiment}/.checkpoint"),
     script:
         "../scripts/train_model.py"

@@ -9,6 +9,6 @@ with log_to(snakemake.log[0]):
         experiments=snakemake.params.experiments,
         datasets=snakemake.params.datasets,
         archives=snakemake.params.archives,
-        template=Path(snakemake.params.template),
+        template=Path(snakemake.scriptdir).parent / "report/index.html.j2",
         page=Path(snakemake.params.page),
     )

@@ -7,7 +7,7 @@ from unetflow.training import task_of, train
 
 with log_to(snakemake.log[0]), recorded(Path(snakemake.output.run)):
     train(
-        task_of(**snakemake.input, validation=snakemake.params.validation),
+        task_of(snakemake.wildcards.split, **snakemake.input),
         ExperimentSettings(**snakemake.params.settings),
         output=Path(snakemake.output.facts).parent,
         checkpoints=Path(snakemake.params.checkpoints),

@@ -18,8 +18,7 @@ from unetflow.metrics.instances import matching, mean_iou
 from unetflow.metrics.semantic import confusion, dice, iou, pixel_error
 from unetflow.progress import track
 from unetflow.settings import EvaluateSettings
-from unetflow.store import Image, open_image, read_json, write_json, write_text
-from unetflow.weights import IGNORE
+from unetflow.store import NOT_ANNOTATED, Image, open_image, read_json, write_json, write_text
 
 
 def score_plane(
@@ -53,11 +52,11 @@ def score_plane(
     foreground = foreground.astype(np.float32)
     background = 1 - foreground.sum(axis=0, keepdims=True)
     predicted = np.concatenate([background, foreground]).argmax(axis=0).astype(np.uint8)
-    table = confusion(truth_classes, predicted, len(class_names), ignore_value=IGNORE)
+    table = confusion(truth_classes, predicted, len(class_names), ignore_value=NOT_ANNOTATED)
     scores = {"pixel_error": pixel_error(table)}
     for name, one_dice, one_iou in zip(class_names, dice(table), iou(table), strict=True):
         scores |= {f"dice_{name}": float(one_dice), f"iou_{name}": float(one_iou)}
-    unknown = truth_classes == IGNORE
+    unknown = truth_classes == NOT_ANNOTATED
     if truth_instances is None:
         truth_instances = label((truth_classes > 0) & ~unknown, connectivity=1)
     overlaps = contingency(truth_instances, instances, ignore=unknown)
@@ -221,8 +220,8 @@ def summarise_archive(
             table = pd.read_csv(scores[volume], sep="\t")
             row |= dict(zip(table["metric"], table["value"], strict=True))
         rows.append(row)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(output, sep="\t", index=False, float_format="%.6g")
+    table = pd.DataFrame(rows)
+    write_text(output, str(table.to_csv(sep="\t", index=False, float_format="%.6g")))
 
 
 def check_archive(summary: Path) -> None:

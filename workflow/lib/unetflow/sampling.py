@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unetflow.intensity import Normalisation
 from unetflow.settings import TrainSettings
-from unetflow.weights import IGNORE
+from unetflow.store import NOT_ANNOTATED
 
 BATCHES_AHEAD = 4
 
@@ -60,8 +60,8 @@ class Patches:
         image, index = self.position(number)
         raw, classes, weights = (np.asarray(array[index]) for array in self.arrays[image])
         pixels = self.normalise[image].apply(raw)
-        weights = np.where(classes == IGNORE, 0, weights)
-        classes = np.where(classes == IGNORE, 0, classes)
+        weights = np.where(classes == NOT_ANNOTATED, 0, weights)
+        classes = np.where(classes == NOT_ANNOTATED, 0, classes)
         turns, mirror = int(generator.integers(4)), bool(generator.integers(2))
         gain = generator.uniform(1 - settings.gain, 1 + settings.gain)
         offset = generator.uniform(-settings.offset, settings.offset)

@@ -22,6 +22,9 @@ from zarr.codecs import ZstdCodec
 
 from unetflow import axes as axis_rules
 
+NOT_ANNOTATED = 255
+"""Value in `labels/classes` of pixels that are not annotated."""
+
 AXIS_TYPES = {"t": "time", "c": "channel"}
 CHUNK = 256
 SHARD = 2048

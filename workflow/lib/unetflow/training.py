@@ -33,7 +33,7 @@ from unetflow.progress import Bar, log
 from unetflow.provenance import code_digest
 from unetflow.sampling import Batch, Patches
 from unetflow.settings import ExperimentSettings, TrainSettings
-from unetflow.store import read_json, remove, replacing, write_json
+from unetflow.store import read_json, remove, replacing, write_json, write_text
 from unetflow.validation import Annotated, best_threshold, read_validation, validate
 
 ACCELERATORS = {"cpu": "cpu", "gpu": "cuda", "auto": "auto"}
@@ -66,17 +66,19 @@ class Task:
 
 
 def task_of(
+    name: str,
     images: str,
     index: str,
+    split: str,
     patches: Sequence[str],
     histograms: Sequence[str],
     folds: Sequence[str],
-    validation: Sequence[str],
 ) -> Task:
-    """Return the task of files that are named after their images: NAME.zarr, NAME.json."""
+    """Return the task of a split's name and of files, some named after images: NAME.zarr."""
+    parts = read_json(Path(split))[name]
     return Task(
         patches={Path(path).stem: Path(path) for path in patches},
-        validation={name: Path(images) / name for name in validation},
+        validation={image: Path(images) / image for image in parts if parts[image] == "validate"},
         histograms={Path(path).stem: Path(path) for path in histograms},
         folds=[Path(path) for path in folds],
         class_names=read_json(Path(index))["class_names"],
@@ -300,7 +302,8 @@ def write_model(
             key: value.contiguous().cpu() for key, value in state.network.state_dict().items()
         }
         safetensors.torch.save_file(tensors, partial)
-    pd.DataFrame(state.history).to_csv(output / "history.tsv", sep="\t", index=False)
+    history = pd.DataFrame(state.history)
+    write_text(output / "history.tsv", str(history.to_csv(sep="\t", index=False)))
     write_json(
         output / "model.json",
         {

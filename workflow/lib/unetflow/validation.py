@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from unetflow.inference import Model, array_reader, logits, softmax
 from unetflow.intensity import Normalisation
-from unetflow.store import open_image
-from unetflow.weights import IGNORE
+from unetflow.store import NOT_ANNOTATED, open_image
 
 THRESHOLDS = np.linspace(0, 1, 101)
 
@@ -43,7 +42,7 @@ def foreground_histograms(
             predicted = softmax(logits(model, array_reader(image), image.shape[1:], whole, tile))
             truth = classes[plane]
             for is_foreground in (0, 1):
-                chosen = (truth != IGNORE) & ((truth > 0) == is_foreground)
+                chosen = (truth != NOT_ANNOTATED) & ((truth > 0) == is_foreground)
                 counts[is_foreground] += np.histogram(1 - predicted[0][chosen], THRESHOLDS)[0]
     return counts
 

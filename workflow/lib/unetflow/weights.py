@@ -19,10 +19,7 @@ from scipy import ndimage
 from unetflow import axes as axis_rules
 from unetflow.distances import nearest_two
 from unetflow.settings import WeightsSettings
-from unetflow.store import chunks_and_shards, create_array, open_image, replacing
-
-IGNORE = 255
-"""Class value of pixels that are not annotated."""
+from unetflow.store import NOT_ANNOTATED, chunks_and_shards, create_array, open_image, replacing
 
 # exp(-x²/2) stays below half a unit in the last place of a float32 weight of 1 from x = 6 on, also
 # when it is multiplied by w0 = 100; sums of distances above 6 sigma add nothing.
@@ -51,7 +48,7 @@ def separate(classes: NDArray[np.uint8], instances: NDArray[np.integer]) -> NDAr
             & (instances[before] > 0)
             & (instances[after] > 0)
         )
-        result[before][touching & (result[before] != IGNORE)] = 0
+        result[before][touching & (result[before] != NOT_ANNOTATED)] = 0
     return result
 
 
@@ -112,7 +109,7 @@ def target_and_weights(
     ----------
     [1], equation 2.
     """
-    annotated = classes != IGNORE
+    annotated = classes != NOT_ANNOTATED
     if instances is None:
         instances, _ = ndimage.label(annotated & (classes > 0))
     target = separate(classes, instances) if settings.separate_touching else classes

@@ -29,7 +29,7 @@ from unetflow.settings import (
     StackLayout,
     SyntheticLayout,
 )
-from unetflow.weights import IGNORE
+from unetflow.store import NOT_ANNOTATED
 
 Mask = NDArray[np.integer]
 Labelled = tuple[NDArray[Any], Mask | None, Mask | None]
@@ -107,10 +107,10 @@ def class_map(values: Mapping[str, int], mask: Mask, file: Path) -> Mask:
     ValueError
         If the mask holds another value.
     """
-    result = np.full(mask.shape, IGNORE, np.uint8)
+    result = np.full(mask.shape, NOT_ANNOTATED, np.uint8)
     for number, value in enumerate(values.values()):
         result[mask == value] = number
-    strange = np.setdiff1d(mask, [*values.values(), IGNORE])
+    strange = np.setdiff1d(mask, [*values.values(), NOT_ANNOTATED])
     if strange.size:
         raise ValueError(
             f"{file}: mask values must be {dict(values)}: found {strange[:5].tolist()}; "
@@ -214,7 +214,7 @@ def read_tracked(pixels: Path, mask: Path, track: Path | None, plane: int | None
             areas = np.bincount(instances.ravel())[1:]
             reach = np.sqrt(np.mean(areas[areas > 0])) / 2 if areas.any() else 0
             near = ndimage.distance_transform_edt(~unlabelled) <= reach
-            classes[near & (classes == 0)] = IGNORE
+            classes[near & (classes == 0)] = NOT_ANNOTATED
     return image, classes, instances
 
 

@@ -47,11 +47,12 @@ def draw_strip(name: str, image: Path, folder: Path) -> figures.Strip:
     return strip
 
 
-def test_images(
-    name: str, table: pd.DataFrame, folder: Path, images: Path
+def tested_images(
+    name: str, table: pd.DataFrame | None, folder: Path, images: Path
 ) -> Iterator[dict[str, Any]]:
-    """Best, median and worst test image."""
-    for title, entry in scores.extremes(scores.ranked(table)):
+    """Yield the best, the median and the worst test image; none without scores."""
+    ranking = [] if table is None else scores.ranked(table)
+    for title, entry in scores.extremes(ranking):
         run = folder / str(entry["split"]) / f"seed{entry['seed']}"
         strip = predicted_strip(f"{name}-{title.lower()}", images / str(entry["image"]), run)
         yield {"title": title, **entry, "strip": strip, "path": run / "prediction.ome.zarr"}

@@ -27,9 +27,9 @@ def experiment_section(
         with the same settings, which makes them for both.
     """
     settings = experiments[name]
-    dataset = (
-        settings["dataset"] if isinstance(settings["dataset"], str) else settings["dataset"]["name"]
-    )
+    dataset = settings["dataset"]
+    if not isinstance(dataset, str):
+        dataset = dataset["name"]
     folder, data = results / "experiments" / name, results / "datasets" / dataset
     images = data / "images.ome.zarr"
     index = data / "index.json"
@@ -54,9 +54,7 @@ def experiment_section(
         "runs": [run_facts(run) for run in runs],
         "versions": run_records(runs),
         "curves": learning_curves(name, runs),
-        "examples": []
-        if table is None
-        else list(examples.test_images(name, table, folder, images)),
+        "examples": list(examples.tested_images(name, table, folder, images)),
         "unannotated": list(examples.unannotated(name, runs, images)),
         "weights": examples.weight_example(name, experiments, results, images),
         "patches": examples.patch_examples(name, experiments, results),
@@ -65,7 +63,7 @@ def experiment_section(
 
 
 def score_table(folder: Path, folds: Sequence[Run]) -> pd.DataFrame | None:
-    """Scores of all images; of the folds that are scored already, as long as not all are."""
+    """Return the scores of all images; of those scored already, as long as not all folds are."""
     whole = sources.table(folder / "metrics.tsv", SCORE_COLUMNS)
     parts = [sources.table(run.folder / "metrics.tsv", SCORE_COLUMNS) for run in folds]
     found = [part for part in parts if part is not None and len(part)] if whole is None else [whole]

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from skimage.segmentation import find_boundaries
 
-from unetflow.weights import IGNORE
+from unetflow.store import NOT_ANNOTATED
 
 # Of Okabe and Ito's palette, which all kinds of colour vision tell apart: what is true is blue,
 # what is predicted is orange, in contours as in errors.
@@ -121,7 +121,7 @@ def contours(
     overlay = np.zeros((*coarse.shape, 4), np.uint8)
     overlay[find_boundaries(coarse, mode="thick", connectivity=1)] = (*colour, 255)
     if ignored:
-        overlay[coarse == IGNORE] = VEIL
+        overlay[coarse == NOT_ANNOTATED] = VEIL
     return overlay
 
 
@@ -147,7 +147,7 @@ def errors(
     overlay[(predicted != truth) & (truth > 0)] = (*CONFUSED, 200)
     overlay[(predicted > 0) & (truth == 0)] = (*PREDICTED, 230)
     overlay[(predicted == 0) & (truth > 0)] = (*TRUE, 230)
-    overlay[truth == IGNORE] = VEIL
+    overlay[truth == NOT_ANNOTATED] = VEIL
     return overlay
 
 

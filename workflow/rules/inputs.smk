@@ -1,0 +1,258 @@
+# Input and params functions of the rules, those of several stages first, then stage by stage
+
+
+def section(name):
+    """Params function: one section of an experiment's settings."""
+    return lambda wildcards: getattr(
+        EXPERIMENTS[wildcards.experiment], name
+    ).model_dump(mode="json")
+
+
+def dataset_name_of(experiment):
+    """Dataset of an experiment."""
+    return settings_files.dataset_name(EXPERIMENTS[experiment])
+
+
+def maker(wildcards, *sections):
+    """Experiment that makes what its variants share: the first with the same sections."""
+    return settings_files.first_alike(EXPERIMENTS, wildcards.experiment, sections)
+
+
+def current(path, key):
+    """Plain data that a checkpoint wrote before, unless it was made from something else."""
+    return planning.current_plan(Path(path), key)
+
+
+def in_results(path):
+    """Params function: a path in the results folder that is no declared file."""
+    return lambda wildcards: f"{RUN.results}/{path}".format(**wildcards).rstrip("/")
+
+
+def of_dataset(path):
+    """Input function: a path in the folder of an experiment's dataset."""
+    return (
+        lambda wildcards: f"{RUN.results}/datasets/{dataset_name_of(wildcards.experiment)}/{path}"
+    )
+
+
+def dataset_key(dataset):
+    """What a dataset's index is made from; its files in place count by name."""
+    settings = DATASETS[dataset]
+    return digest(
+        settings.model_dump(mode="json", exclude={"title", "licence", "citation"}),
+        settings_files.files_of(settings),
+        code("prepare_dataset.py"),
+    )
+
+
+def dataset_files(wildcards):
+    """Files that a dataset is prepared from: downloaded, in place, or none."""
+    settings = DATASETS[wildcards.dataset]
+    if settings.downloads:
+        return rules.fetch_dataset.output.archive
+    return settings_files.files_of(settings)
+
+
+def index_of(dataset):
+    """Index of a dataset: as it is when it is current, else once it has been made."""
+    path = f"{RUN.results}/datasets/{dataset}/index.json"
+    index = current(path, dataset_key(dataset))
+    if index is None:
+        checkpoints.prepare_dataset.get(dataset=dataset)  # raises until it is written
+        index = read_json(Path(path))
+    return index
+
+
+@cache
+def parts_of(experiment, _key):
+    """Part of each image in each split; the same function as split.json is made with."""
+    images = index_of(dataset_name_of(experiment))["images"]
+    try:
+        return splits.split(images, EXPERIMENTS[experiment].split)
+    except ValueError as error:
+        raise WorkflowError(f"experiment {experiment}: {error}") from None
+
+
+def images_in(experiment, split, part):
+    """Images of a part of a split, in the order of the index."""
+    key = dataset_key(dataset_name_of(experiment))
+    index_of(dataset_name_of(experiment))
+    parts = parts_of(experiment, key)[split]
+    return [image for image, its_part in parts.items() if its_part == part]
+
+
+def patch_settings(wildcards):
+    """Settings of the cache, with the tile per axis, the network's geometry and the seed."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    return {
+        **experiment.patches.model_dump(mode="json"),
+        "tile": list(experiment.per_axis(experiment.patches.tile)),
+    }
+
+
+def training_images(wildcards):
+    """Images that a network learns from."""
+    return images_in(wildcards.experiment, wildcards.split, "train")
+
+
+def validation_images(wildcards):
+    """Images that choose its best step and its threshold; none for the final network."""
+    return images_in(wildcards.experiment, wildcards.split, "validate")
+
+
+def fold_models(wildcards):
+    """Networks of the folds, from which the final one takes steps and threshold."""
+    if wildcards.split != "final":
+        return []
+    return expand(
+        rules.train_model.output.facts,
+        split=EXPERIMENTS[wildcards.experiment].split.names,
+        allow_missing=True,
+    )
+
+
+def training_settings(wildcards):
+    """Sections that a network depends on."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    settings = experiment.model_dump(mode="json")
+    sections = ("dataset", "intensity", "patches", "model", "train", "predict")
+    chosen = {name: settings[name] for name in sections}
+    # Other seeds of the same experiment are other jobs.
+    chosen["train"]["seeds"] = [int(wildcards.seed)]
+    return chosen
+
+
+def predict_code(wildcards):
+    """Digest of the code that predicts with an experiment's network."""
+    return code(
+        "predict_images.py", f"models.{EXPERIMENTS[wildcards.experiment].model.network}"
+    )
+
+
+def sheet_rows(archive):
+    """Rows of an archive's sheet, with the paths of volumes that are images of a dataset."""
+    return {
+        row["volume"]: {
+            **row,
+            "path": planning.located(row["path"], Path(RUN.results)),
+            "truth": planning.located(row.get("truth", ""), Path(RUN.results)),
+        }
+        for row in SHEETS[archive]
+    }
+
+
+def sheet_experiments(wildcards):
+    """Settings of the experiments that a sheet's rows name."""
+    names = sorted({row["experiment"] for row in SHEETS[wildcards.archive]})
+    return {name: EXPERIMENTS[name].model_dump(mode="json") for name in names}
+
+
+def archive_key(archive):
+    """What a plan is made from: sheet, settings and the planner's code."""
+    rows = sheet_rows(archive)
+    names = sorted({row["experiment"] for row in rows.values()})
+    settings = [
+        EXPERIMENTS[name].model_dump(
+            mode="json", include={"model", "patches", "predict"}
+        )
+        for name in names
+    ]
+    return digest(rows, settings, code("plan_archive.py"))
+
+
+def planned(wildcards):
+    """Plan of a volume: as it is when it is current, else once it has been made."""
+    path = f"{RUN.results}/archives/{wildcards.archive}/plan.json"
+    plan = current(path, archive_key(wildcards.archive))
+    if plan is None:
+        if workflow.dag_settings.batch is not None:
+            raise WorkflowError("--batch needs a plan: run `snakemake plan` first")
+        checkpoints.plan_archive.get(
+            archive=wildcards.archive
+        )  # raises until it is written
+        plan = read_json(Path(path))
+    return plan["volumes"][wildcards.volume]
+
+
+def experiment_of(wildcards):
+    """Experiment that a volume's row names."""
+    return sheet_rows(wildcards.archive)[wildcards.volume]["experiment"]
+
+
+def final_network(output):
+    """Input function: a file of the final network, first seed, of a volume's experiment."""
+
+    def path(wildcards):
+        name = experiment_of(wildcards)
+        seed = EXPERIMENTS[name].train.seeds[0]
+        return expand(output, experiment=name, split="final", seed=seed)
+
+    return path
+
+
+def volume_file(wildcards):
+    """File or folder that a volume is read from; none where it is missing, which the plan tells."""
+    row = next(
+        row for row in SHEETS[wildcards.archive] if row["volume"] == wildcards.volume
+    )
+    datasets = planning.datasets_in([{"path": row["path"]}])
+    if datasets:
+        return expand(rules.prepare_dataset.output.images, dataset=datasets)
+    return [row["path"]] if Path(row["path"]).exists() else []
+
+
+def block_code(wildcards):
+    """Digest of the code that predicts a block."""
+    network = EXPERIMENTS[experiment_of(wildcards)].model.network
+    return code("predict_block.py", f"models.{network}")
+
+
+def block(wildcards):
+    """Plan of a block: its job and what that needs."""
+    return planned(wildcards)["blocks"][wildcards.block]
+
+
+def receipts(wildcards):
+    """Receipts of all blocks of a volume."""
+    return expand(
+        rules.predict_block.output.receipt,
+        block=planned(wildcards)["blocks"],
+        allow_missing=True,
+    )
+
+
+def every_fold(output):
+    """Input function: a file of each fold and seed of an experiment."""
+
+    def paths(wildcards):
+        experiment = EXPERIMENTS[wildcards.experiment]
+        return expand(
+            output,
+            experiment=wildcards.experiment,
+            split=experiment.split.names,
+            seed=experiment.train.seeds,
+        )
+
+    return paths
+
+
+def volumes_of(archive, with_truth=False):
+    """Volumes of a sheet."""
+    return [
+        row["volume"] for row in SHEETS[archive] if row.get("truth") or not with_truth
+    ]
+
+
+def unannotated_predictions(_wildcards):
+    """Predictions of images without truth, which the final network makes."""
+    return [
+        path
+        for name, experiment in EXPERIMENTS.items()
+        if images_in(name, "final", "test")
+        for path in expand(
+            rules.segment_images.output.segmentation,
+            experiment=name,
+            split="final",
+            seed=experiment.train.seeds,
+        )
+    ]
