@@ -1,0 +1,89 @@
+"""What reruns after a change: the steps that it touches, and what follows them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from conftest import Project
+
+pytestmark = pytest.mark.workflow
+
+LIBRARY = "workflow/lib/unetflow"
+AFTER_TRAINING = {
+    "train_model",
+    "predict_images",
+    "segment_images",
+    "evaluate_images",
+    "summarise_experiment",
+    "predict_block",
+    "segment_volume",
+    "evaluate_volume",
+    "summarise_archive",
+    "check_archive",
+    "build_report",
+}
+CODE = "\n\ndef changed() -> int:\n    return 1\n"
+
+
+def test_touching_code_and_settings_reruns_nothing(project: Project) -> None:
+    for folder in ("workflow", "config", "resources", "profiles"):
+        for path in (project.path / folder).rglob("*"):
+            os.utime(path)
+    assert project.would_run() == set()
+
+
+def test_editing_training_reruns_it_and_what_follows(project: Project) -> None:
+    project.append(f"{LIBRARY}/training.py", CODE)
+    assert project.would_run() == AFTER_TRAINING
+
+
+def test_editing_the_weights_leaves_intensity_alone(project: Project) -> None:
+    project.append(f"{LIBRARY}/distances.py", CODE)
+    jobs = project.would_run()
+    assert {"compute_weights", "cut_patches", "train_model"} <= jobs
+    assert not {"measure_intensity", "prepare_dataset", "split_images"} & jobs
+
+
+def test_editing_the_report_reruns_only_the_report(project: Project) -> None:
+    project.append(f"{LIBRARY}/report/page.py", CODE)
+    assert project.would_run() == {"build_report"}
+
+
+def test_editing_another_network_reruns_nothing(project: Project) -> None:
+    (project.path / LIBRARY / "models/another.py").write_text(CODE)
+    assert project.would_run() == set()
+
+
+def test_editing_the_experiments_network_retrains(project: Project) -> None:
+    project.append(f"{LIBRARY}/models/unet.py", CODE)
+    assert project.would_run() == AFTER_TRAINING
+
+
+def test_comments_and_docstrings_rerun_nothing(project: Project) -> None:
+    project.append(f"{LIBRARY}/training.py", "\n# a remark\n")
+    project.append(f"{LIBRARY}/store.py", "\n# a remark\n")
+    assert project.would_run() == set()
+
+
+def test_a_setting_reruns_its_stage_and_what_follows(project: Project) -> None:
+    path = project.path / "config/experiments/tiny.yaml"
+    path.write_text(path.read_text() + "segment: {minimum_size: 3}\n")
+    assert project.would_run() == {
+        "segment_images",
+        "evaluate_images",
+        "summarise_experiment",
+        "segment_volume",
+        "evaluate_volume",
+        "summarise_archive",
+        "check_archive",
+        "build_report",
+    }
+
+
+def test_reverting_an_edit_clears_it(project: Project) -> None:
+    path = project.path / LIBRARY / "training.py"
+    before = path.read_text()
+    project.append(f"{LIBRARY}/training.py", CODE)
+    path.write_text(before)
+    assert project.would_run() == set()

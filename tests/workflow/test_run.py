@@ -1,0 +1,188 @@
+"""The whole workflow on a tiny experiment."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import EXPERIMENT, Project
+
+pytestmark = pytest.mark.workflow
+
+EVERY_FILE = """
+datasets/tiny/images.ome.zarr/membranes0_000/zarr.json
+datasets/tiny/images.ome.zarr/membranes0_000/labels/classes/zarr.json
+datasets/tiny/images.ome.zarr/membranes0_000/labels/instances/zarr.json
+datasets/tiny/index.json
+datasets/tiny/intensity/membranes0_000.json
+experiments/tiny/split.json
+experiments/tiny/weights.zarr/membranes0_000/zarr.json
+experiments/tiny/patches/membranes0_000.zarr/zarr.json
+experiments/tiny/fold0/seed0/model.safetensors
+experiments/tiny/fold0/seed0/model.json
+experiments/tiny/fold0/seed0/history.tsv
+experiments/tiny/fold0/seed0/train.run.json
+experiments/tiny/fold0/seed0/prediction.ome.zarr/membranes0_000/zarr.json
+experiments/tiny/fold0/seed0/segmentation.ome.zarr/membranes0_000/zarr.json
+experiments/tiny/fold0/seed0/metrics.tsv
+experiments/tiny/metrics.tsv
+experiments/tiny/summary.json
+experiments/tiny-unweighted/summary.json
+archives/tiny/plan.json
+archives/tiny/first/prediction.ome.zarr/zarr.json
+archives/tiny/first/prediction_blocks/0_0.json
+archives/tiny/first/segmentation.ome.zarr/zarr.json
+archives/tiny/first/objects.tsv
+archives/tiny/first/metrics.tsv
+archives/tiny/second/summary.json
+archives/tiny/summary.tsv
+report/index.html
+"""
+
+
+def test_every_file_of_the_data_contract_is_there(finished: Project) -> None:
+    missing = [
+        name for name in EVERY_FILE.split() if not (finished.path / "results" / name).exists()
+    ]
+    assert missing == []
+
+
+def test_scores_are_told_per_image_and_summarised(finished: Project) -> None:
+    folder = finished.path / "results/experiments/tiny"
+    table = pd.read_csv(folder / "metrics.tsv", sep="\t")
+    assert list(table) == ["experiment", "split", "seed", "image", "metric", "value"]
+    summary = json.loads((folder / "summary.json").read_text())["metrics"]
+    of_dice = table[table["metric"] == "dice_cell"]["value"]
+    assert summary["dice_cell"]["mean"] == pytest.approx(of_dice.mean())
+    assert summary["dice_cell"]["n"] == len(of_dice) == 1
+
+
+def test_a_variant_makes_again_only_what_differs(finished: Project) -> None:
+    folder = finished.path / "results/experiments/tiny-unweighted"
+    assert (folder / "weights.zarr").is_dir(), "its weights differ"
+    assert (folder / "fold0/seed0/model.json").is_file()
+    assert not (finished.path / "results/datasets/tiny-unweighted").exists()
+
+
+def test_nothing_half_written_stays(finished: Project) -> None:
+    results = finished.path / "results"
+    assert [str(path) for path in results.rglob("*.partial")] == []
+    assert not list((results / "experiments/tiny").glob(".checkpoint/*"))
+
+
+def test_a_finished_workflow_has_nothing_to_do(finished: Project) -> None:
+    assert finished.would_run() == set()
+
+
+def test_report_and_status_read_any_results_folder(fresh: Project, finished: Project) -> None:
+    fresh.snakemake("--nolock", "report")
+    assert "tiny" in (fresh.path / "results/report/index.html").read_text()
+    assert "tiny" in fresh.snakemake("--nolock", "--quiet", "all", "--", "status").stdout
+    assert "tiny" in finished.snakemake("--nolock", "--quiet", "all", "--", "status").stdout
+
+
+def test_snakemakes_own_report_carries_the_captions(finished: Project, tmp_path: Path) -> None:
+    finished.snakemake("--report", str(tmp_path / "report.zip"))
+    assert (tmp_path / "report.zip").stat().st_size > 100_000
+
+
+def test_a_bad_volume_is_a_result_and_the_last_rule_names_it(project: Project) -> None:
+    project.append("config/archives/tiny.tsv", "third\tno/such/file.tif\ttiny\t\n")
+    done = project.snakemake(check=False)
+    assert done.returncode != 0
+    assert "1 of 3 volumes failed: third: no/such/file.tif: a volume must exist" in done.stdout
+    table = pd.read_csv(project.path / "results/archives/tiny/summary.tsv", sep="\t")
+    assert dict(zip(table["volume"], table["state"], strict=True)) == {
+        "first": "done",
+        "second": "done",
+        "third": "failed",
+    }
+    assert "no/such/file.tif" in (project.path / "results/report/index.html").read_text()
+
+
+def test_a_new_row_leaves_the_other_volumes_alone(project: Project) -> None:
+    project.append("config/archives/tiny.tsv", "third\tdataset:tiny/membranes0_002\ttiny\t\n")
+    project.snakemake()
+    again = project.path / "results/archives/tiny"
+    receipts = {
+        path.parts[-3]: path.stat().st_mtime for path in again.glob("*/prediction_blocks/*")
+    }
+    assert receipts["third"] > max(receipts["first"], receipts["second"])
+    assert project.would_run() == set()
+    assert receipts["first"] < (again / "plan.json").stat().st_mtime, "not predicted again"
+
+
+@pytest.mark.parametrize("stage", ["patches", "train"])
+def test_a_killed_run_ends_with_the_same_results(
+    fresh: Project, finished: Project, stage: str
+) -> None:
+    running = fresh.start()
+    logs = fresh.path / "results/logs" / stage
+    while not any(path.is_file() for path in logs.rglob("*.log")):
+        assert running.poll() is None, "it ended before it could be killed"
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+    fresh.snakemake("--unlock")
+    fresh.snakemake("--rerun-incomplete")
+    folder = "results/experiments/tiny"
+    for name in ("fold0/seed0/model.safetensors", "final/seed0/model.safetensors", "metrics.tsv"):
+        assert (fresh.path / folder / name).read_bytes() == (
+            finished.path / folder / name
+        ).read_bytes(), name
+
+
+def test_another_results_folder_is_filled_from_scratch(finished: Project) -> None:
+    jobs = finished.would_run("--config", "results=elsewhere")
+    assert {"prepare_dataset", "train_model", "build_report"} <= jobs
+
+
+def test_batches_need_a_plan(fresh: Project) -> None:
+    done = fresh.snakemake("--dry-run", "--batch", "summarise_archive=1/2", check=False)
+    assert done.returncode != 0
+    assert "run `snakemake plan` first" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            ("learning_rte: 1", "train: {"),
+            "unknown key train.learning_rte; the nearest is train.learning_rate",
+        ),
+        (("width: 0", "model: {"), "model.width must be greater than or equal to 1: got 0"),
+        (("tile: 45", "patches: {"), "patches.tile must be"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line_before_any_job(
+    fresh: Project, change: tuple[str, str], message: str
+) -> None:
+    setting, section = change
+    key = setting.split(":")[0]
+    lines = [
+        line.replace(section, f"{section}{setting}, ") if line.startswith(section) else line
+        for line in EXPERIMENT.replace(f"{key}: 44, ", "").replace(f"{key}: 2, ", "").splitlines()
+    ]
+    (fresh.path / "config/experiments/tiny.yaml").write_text("\n".join(lines))
+    done = fresh.snakemake(check=False)
+    assert done.returncode != 0
+    assert f"config/experiments/tiny.yaml: {message}" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (fresh.path / "results").exists()
+
+
+def test_an_unknown_experiment_names_the_nearest(fresh: Project) -> None:
+    done = fresh.snakemake("--config", "experiments=[tny]", check=False)
+    assert done.returncode != 0
+    assert "found none; the nearest is tiny" in done.stdout
+
+
+def test_an_archive_without_its_experiment_is_left_out_with_a_line(fresh: Project) -> None:
+    done = fresh.snakemake("--dry-run", "--config", "experiments=[demo]")
+    assert "archive tiny is left out: it needs the experiment tiny" in done.stdout
+    assert "plan_archive" not in done.stdout
