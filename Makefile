@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CORES ?= all
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test lint format reference benchmark report status new-experiment clean
+.PHONY: run test lint format reference picture report status new-experiment clean
 
 run: $(VENV)/installed
 	snakemake --cores $(CORES)
@@ -30,6 +30,10 @@ format: $(VENV)/installed
 # The schemas and config/README.md, from workflow/lib/unetflow/settings.py
 reference: $(VENV)/installed
 	python -m unetflow.reference
+
+# The README's picture, from a finished demo
+picture: $(VENV)/installed
+	python -m unetflow.report.picture results docs/demo.png
 
 # Reads the results folder as it is, beside a running workflow too
 report status: $(VENV)/installed
