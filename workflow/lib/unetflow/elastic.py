@@ -69,7 +69,9 @@ def coordinates(
     angle = np.deg2rad(generator.uniform(-settings.rotation_degrees, settings.rotation_degrees))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     points[-2:] = np.tensordot(turn, points[-2:], 1)
-    shift = np.reshape(centre, (-1, *(1,) * len(shape)))
+    # The middle of an even extent lies between two pixels.
+    middle = [place + (extent - 1) % 2 / 2 for place, extent in zip(centre, shape, strict=True)]
+    shift = np.reshape(middle, (-1, *(1,) * len(shape)))
     return np.asarray(points + shift)
 
 

@@ -63,7 +63,7 @@ def score_plane(
     scores["adapted_rand_error"] = adapted_rand(overlaps)["adapted_rand_error"]
     scores["mean_iou"] = mean_iou(overlaps)
     scores["f1"] = matching(overlaps, 0.5)["f1"]
-    thinned = contingency(truth_instances, thin(instances), ignore=unknown)
+    thinned = contingency(truth_instances, thin(np.where(unknown, 0, instances)), ignore=unknown)
     for name, parts in (("v_rand", v_rand(thinned)), ("v_info", v_info(thinned))):
         scores |= {
             name if part == "score" else f"{name}_{part}": value for part, value in parts.items()
@@ -160,7 +160,13 @@ def merge_metrics(
     folds : sequence of Path
         `model.json` of each; best step and threshold are told in the summary.
     """
-    table = pd.concat([pd.read_csv(path, sep="\t", dtype={"image": str}) for path in tables])
+    # An image may be called NA or null.
+    table = pd.concat(
+        [
+            pd.read_csv(path, sep="\t", dtype={"image": str}, keep_default_na=False)
+            for path in tables
+        ]
+    )
     write_text(metrics, str(table.to_csv(sep="\t", index=False)))
     models = [read_json(path) for path in folds]
     write_json(
@@ -220,7 +226,7 @@ def summarise_archive(
             table = pd.read_csv(scores[volume], sep="\t")
             row |= dict(zip(table["metric"], table["value"], strict=True))
         rows.append(row)
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).astype({"objects": "Int64", "voxels": "Int64"})
     write_text(output, str(table.to_csv(sep="\t", index=False, float_format="%.6g")))
 
 

@@ -1,102 +1,17 @@
-"""Reading settings files: YAML to validated settings, with one clear line for each mistake."""
+"""Experiments, their variants and their datasets, from the files that describe them."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
-
-import yaml
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from unetflow.datasets.registry import find_dataset
-from unetflow.settings import DatasetSettings, ExperimentSettings, Settings
-
-AnySettings = TypeVar("AnySettings", bound=Settings)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds.
-
-    Raises
-    ------
-    ValueError
-        If the file is no YAML, or not a mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: must be YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: must hold keys and values: got {type(content).__name__}")
-    return content
-
-
-def parse(model: type[AnySettings], content: Mapping[str, Any], source: str) -> AnySettings:
-    """Return validated settings.
-
-    Raises
-    ------
-    ValueError
-        One line: source, key, rule, what was found, and the nearest valid key or value.
-    """
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        raise ValueError(f"{source}: {first_mistake(error, model)}") from error
-
-
-def first_mistake(error: ValidationError, model: type[BaseModel]) -> str:
-    """Say the first mistake in one line; unknown keys come before their consequences."""
-    mistakes = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    mistake = mistakes[0]
-    valid = list(dotted_keys(model))
-    parts = [str(part) for part in mistake["loc"]]
-    # pydantic puts the chosen member of a union into the location; it is no key of the file.
-    key = ".".join(
-        part
-        for i, part in enumerate(parts)
-        if part[:1].islower() and not (i and parts[i - 1] == "layout" and part in LAYOUT_KINDS)
-    )
-    message = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    if mistake["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
-        hint = f"the nearest is {close[0]}" if close else "see config/README.md"
-        return f"unknown key {key}; {hint}"
-    if mistake["type"] == "missing":
-        return f"{key} is required: add it"
-    if mistake["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    found = mistake["input"]
-    close = difflib.get_close_matches(
-        str(found), message.replace("'", " ").split(), n=1, cutoff=0.5
-    )
-    nearest = f"; the nearest is {close[0]}" if close and mistake["type"] == "literal_error" else ""
-    return f"{key} {message[0].lower() + message[1:]}: got {found!r}{nearest}"
-
-
-LAYOUT_KINDS = ("stack", "ctc", "pairs", "hdf5", "synthetic")
-
-
-def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every key of a settings model, nested ones with dots."""
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        for nested in nested_models(field.annotation):
-            yield from dotted_keys(nested, f"{prefix}{name}.")
-
-
-def nested_models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the settings models among the members of an annotation."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if get_origin(annotation) in (Union, UnionType, Annotated, tuple):
-        return [model for member in get_args(annotation) for model in nested_models(member)]
-    return []
+from unetflow.reading import parse, read_yaml
+from unetflow.settings import DatasetSettings, ExperimentSettings
 
 
 def load_experiments(folder: Path, names: Sequence[str]) -> dict[str, ExperimentSettings]:

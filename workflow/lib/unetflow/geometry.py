@@ -134,6 +134,8 @@ def axis_tiles(start: int, stop: int, axis: AxisGeometry, tile: int | None) -> l
     tile : int or None
         None takes one tile for all of it.
     """
+    if start >= stop:
+        return []
     first = start // axis.divisor * axis.divisor
     count = 1 if tile is None else -(-(stop - first) // axis.step(tile))
     step = -(-(stop - first) // (count * axis.divisor)) * axis.divisor

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
+from itertools import takewhile
 from pathlib import Path
 from statistics import median
 
@@ -20,57 +22,57 @@ LARGEST_TILE = 572
 TEMPLATE = """\
 # yaml-language-server: $schema=../../workflow/schemas/experiment.schema.json
 # {count} images of about {shape} pixels; every key: config/README.md
-description: {name}
+description: "{name}"
 
 dataset:
-  name: {name}
-  title: {name}
-  folder: {folder}                  # read in place, never changed
+  name: "{name}"
+  title: "{name}"
+  folder: {folder}  # read in place, never changed
   layout:
     kind: pairs
-    images: '{images}'              # {{image}} is the name that pairs an image with its mask
-    masks: '{masks}'
-    labels_are: {labels_are}        # {why_labels}
+    images: {images}  # {{image}} is the name that pairs an image with its mask
+    masks: {masks}
+    labels_are: {labels_are}  # {why_labels}
 {classes}
 split:
-  unit: image                       # group, if images of one slide or patient must stay together
-  folds: {folds}                    # each image is tested once, by a network that never saw it
+  unit: image  # group, if images of one slide or patient must stay together
+  folds: {folds}  # each image is tested once, by a network that never saw it
 
 intensity:
-  normalise: {normalise}            # {why_normalise}
-  source: image                     # by each image's own statistics; training: the training set's
+  normalise: {normalise}  # {why_normalise}
+  source: image  # by each image's own statistics; training: the training set's
 
 weights:
-  w0: {w0}                          # {why_w0}
-  sigma: 5                          # width of the border term, pixels
-  balance_classes: {balance}        # {why_balance}
+  w0: {w0}  # {why_w0}
+  sigma: 5  # width of the border term, pixels
+  balance_classes: {balance}  # {why_balance}
 
 patches:
-  tile: {tile}                      # {why_tile}
-  per_image: {per_image}            # about 500 patches in all
-  elastic_sigma: 10                 # pixels; 0 for rigid objects
+  tile: {tile}  # {why_tile}
+  per_image: {per_image}  # about 500 patches in all
+  elastic_sigma: 10  # pixels; 0 for rigid objects
 
 model:
-  width: 32                         # 64 in the paper; 16 is quick on a CPU
-  depth: {depth}                    # {why_depth}
+  width: 32  # 64 in the paper; 16 is quick on a CPU
+  depth: {depth}  # {why_depth}
 
 train:
-  steps: 2000                       # at least 10 passes over the patches
+  steps: 2000  # at least 10 passes over the patches
   batch: 2
   optimiser: adamw
   learning_rate: 0.002
   weight_decay: 0.0001
   schedule: one_cycle
-  precision: bf16                   # 32 on processors without bfloat16
+  precision: bf16  # 32 on processors without bfloat16
 
 predict:
-  orientations: 8                   # mean over flips and turns: slower, better
+  orientations: 8  # mean over flips and turns: slower, better
   precision: bf16
 
 segment:
-  method: components
-  threshold: auto                   # the best on the validation images
-  minimum_size: {minimum_size}      # {why_size}
+  method: {method}  # {why_method}
+  threshold: auto  # the best on the validation images
+  minimum_size: {minimum_size}  # {why_size}
 """
 
 
@@ -98,7 +100,7 @@ def describe(name: str, images: str, masks: str) -> str:
     looked = [checked(source, *source.read()) for source in found[:: -(-len(found) // LOOKED_AT)]]
     areas, touching, values = [], False, set[int]()
     for _, _, mask in looked:
-        ids = np.asarray(mask)
+        ids = np.asarray(mask).astype(np.int64)
         values |= set(np.unique(ids)[:100].tolist())
         areas += [int(area) for area in np.bincount(ids.ravel())[1:] if area]
         right, down = (ids[:, 1:], ids[:, :-1]), (ids[1:], ids[:-1])
@@ -116,13 +118,13 @@ def describe(name: str, images: str, masks: str) -> str:
     tile = min(axis.nearest(LARGEST_TILE)[0], axis.input_for(min(shape[-2:])))
     size = int(np.percentile(areas, 1) / 4) if instances else 0
     names = "" if instances else class_lines(sorted(values))
-    return TEMPLATE.format(
+    text = TEMPLATE.format(
         name=name,
         count=len(found),
         shape=" x ".join(map(str, shape)),
-        folder=folder,
-        images=layout.images,
-        masks=layout.masks,
+        folder=quoted(str(folder)),
+        images=quoted(layout.images),
+        masks=quoted(layout.masks),
         labels_are="instances" if instances else "classes",
         why_labels=f"{'many' if instances else 'few'} mask values: {sorted(values)[:4]}"
         + (", one per object" if instances else ", one per class"),
@@ -142,7 +144,21 @@ def describe(name: str, images: str, masks: str) -> str:
         why_depth=f"sees {2 * axis.halo} pixels around each pixel",
         minimum_size=size,
         why_size="a quarter of the smallest objects in the masks" if size else "0 keeps all",
+        method="watershed" if touching else "components",
+        why_method="divides what touches" if touching else "connected components",
     )
+    return "\n".join(aligned(line) for line in text.splitlines()) + "\n"
+
+
+def aligned(line: str) -> str:
+    """Return a line whose remark, if it has one, begins in a common column."""
+    setting, mark, remark = line.partition("  # ")
+    return f"{setting:<35} # {remark}" if mark else line
+
+
+def quoted(text: str) -> str:
+    """Return a text as YAML that means it, whatever its characters."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def class_lines(values: list[int]) -> str:
@@ -154,12 +170,14 @@ def class_lines(values: list[int]) -> str:
 
 def common_folder(images: str, masks: str) -> Path:
     """Longest folder that both patterns name in full."""
-    plain = [Path(*takewhile_plain(Path(pattern).parent.parts)) for pattern in (images, masks)]
-    shared = [a for a, b in zip(plain[0].parts, plain[1].parts, strict=False) if a == b]
-    return Path(*shared) if shared else Path()
+    plain = [Path(*plain_parts(Path(pattern).parent.parts)) for pattern in (images, masks)]
+    same = takewhile(
+        lambda pair: pair[0] == pair[1], zip(*(it.parts for it in plain), strict=False)
+    )
+    return Path(*(part for part, _ in same))
 
 
-def takewhile_plain(parts: tuple[str, ...]) -> list[str]:
+def plain_parts(parts: tuple[str, ...]) -> list[str]:
     """Parts of a path before the first pattern."""
     plain: list[str] = []
     for part in parts:

@@ -70,7 +70,7 @@ def cut_patch(
     dtype = image.array.dtype
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
-        pixels = np.clip(np.rint(pixels), limits.min, limits.max)
+        pixels = np.clip(np.rint(pixels.astype(np.float64)), limits.min, limits.max)
     classes = resample(np.asarray(target[plane]), core, order=0).astype(np.uint8)
     weighted = resample(np.asarray(weights[plane]), core, order=1)
     return pixels.astype(dtype), classes, weighted, (*plane, *centre)

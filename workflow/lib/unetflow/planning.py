@@ -36,7 +36,17 @@ def read_sheet(path: Path) -> list[dict[str, str]]:
         close = difflib.get_close_matches(path.stem, known, n=1)
         hint = f"the nearest is {close[0]}" if close else f"known are {', '.join(known) or 'none'}"
         raise ValueError(f"archives: {path} must exist: found none; {hint}")
-    table = pd.read_csv(path, sep="\t", dtype=str, comment="#", keep_default_na=False)
+    text = path.read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    head, *rows = [line.split("\t") for line in lines] or [[]]
+    longer = [row for row in rows if len(row) > len(head)]
+    if longer:
+        raise ValueError(
+            f"{path}: a row must have the cells of the head, {len(head)}: got {len(longer[0])} in "
+            f"the row of {longer[0][0]!r}; remove the others"
+        )
+    full = [row + [""] * (len(head) - len(row)) for row in rows]
+    table = pd.DataFrame(full, columns=head, dtype=str)
     missing = [column for column in REQUIRED if column not in table]
     unknown = [column for column in table if column not in REQUIRED + OPTIONAL]
     if missing or unknown:
@@ -52,6 +62,12 @@ def read_sheet(path: Path) -> list[dict[str, str]]:
             f"{path}: volumes must have different names of letters, digits, - and _: got {name!r}"
             f"{'' if len(bad) else ' twice'}; rename it"
         )
+    for column in ("path", "experiment"):
+        empty = table["volume"][table[column].str.strip() == ""]
+        if len(empty):
+            raise ValueError(
+                f"{path}: a volume must have its {column}: got none for {empty.iloc[0]!r}; add it"
+            )
     return [
         {str(key): str(value) for key, value in row.items()} for row in table.to_dict("records")
     ]

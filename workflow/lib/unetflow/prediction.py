@@ -34,6 +34,11 @@ def normalisation_of(model: Model, image: Image) -> Normalisation:
     ValueError
         If the image has another number of channels than the model.
     """
+    if "t" in image.axes:
+        raise ValueError(
+            f"{image.path}: a volume must be one time point: its axes are {image.axes!r}; "
+            "split it into one volume per time point"
+        )
     facts = model.facts["intensity"]
     channels = image.array.shape[image.axes.index("c")] if "c" in image.axes else 1
     if channels != model.facts["channels"]:
@@ -66,7 +71,16 @@ def predict_region(
 
         def read(part: Region, plane: tuple[int, ...] = plane) -> NDArray[np.float32]:
             lead = tuple(slice(index, index + 1) for index in plane)
-            pixels = image.region((*lead, *part))
+            try:
+                pixels = image.region((*lead, *part))
+            except (RuntimeError, ValueError) as error:  # what codecs raise
+                raise ValueError(
+                    f"{image.path}: pixels must be readable: {error}; copy the volume again"
+                ) from error
+            if not np.isfinite(pixels).all():
+                raise ValueError(
+                    f"{image.path}: grey values must be finite: got NaN or infinite; repair it"
+                )
             return normalise.apply(pixels.reshape(len(pixels), *pixels.shape[1 + len(plane) :]))
 
         extents = image.spatial_shape[-dimensions:]

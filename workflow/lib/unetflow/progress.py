@@ -36,7 +36,8 @@ def log_to(path: str) -> Iterator[None]:
         yield
     except Exception as error:
         logger.error(traceback.format_exc())
-        print(f"error: {error or type(error).__name__} (traceback in {path})", file=sys.stderr)
+        line = " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {line} (traceback in {path})", file=sys.stderr)
         raise SystemExit(1) from error
     finally:
         logger.removeHandler(handler)

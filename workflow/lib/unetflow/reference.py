@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from unetflow.experiments import nested_models
+from unetflow.reading import nested_models
 from unetflow.settings import DatasetSettings, ExperimentSettings, RunSettings
 
 ROOT = Path(__file__).parents[3]

@@ -63,6 +63,8 @@ class Patches:
         weights = np.where(classes == NOT_ANNOTATED, 0, weights)
         classes = np.where(classes == NOT_ANNOTATED, 0, classes)
         turns, mirror = int(generator.integers(4)), bool(generator.integers(2))
+        if raw.shape[-2] != raw.shape[-1]:
+            turns = turns // 2 * 2  # a quarter turn would change the shape
         gain = generator.uniform(1 - settings.gain, 1 + settings.gain)
         offset = generator.uniform(-settings.offset, settings.offset)
         pixels = (pixels * gain + offset).astype(np.float32)

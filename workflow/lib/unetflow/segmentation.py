@@ -11,7 +11,6 @@ import pandas as pd
 import zarr
 from numpy.typing import NDArray
 from skimage.measure import label, regionprops_table
-from skimage.morphology import remove_small_objects
 from skimage.segmentation import relabel_sequential, watershed
 
 from unetflow import axes as axis_rules
@@ -47,8 +46,8 @@ def segment(
         mask = above if threshold > 0 else None
         instances = watershed(-foreground.astype(np.float32), seeds, mask=mask)
     if settings.minimum_size > 1:
-        # Sizes up to and including max_size are removed.
-        instances = remove_small_objects(instances, max_size=settings.minimum_size - 1)
+        # Not skimage.remove_small_objects, which warns where there is a single object.
+        instances[np.bincount(instances.ravel())[instances] < settings.minimum_size] = 0
     return np.asarray(relabel_sequential(instances)[0], dtype=np.uint32)
 
 

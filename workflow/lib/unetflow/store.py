@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -220,18 +221,20 @@ def open_image(path: Path) -> Image:
         scales = ome["multiscales"][0]
         level = scales["datasets"][0]
         array = zarr.open_array(path / level["path"], mode="r")
-    except (FileNotFoundError, KeyError, IndexError, zarr.errors.GroupNotFoundError) as error:
+        axes = "".join(axis["name"] for axis in scales["axes"])
+        scale = level["coordinateTransformations"][0]["scale"]
+        sizes = {
+            axis["name"]: factor
+            for axis, factor in zip(scales["axes"], scale, strict=True)
+            if axis.get("unit") == "micrometer"
+        }
+        # zarr's errors for a missing or other node, JSON's, and those of metadata of another form.
+    except (OSError, KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"{path}: must be an OME-Zarr image of version 0.5: {error!r}; "
+            f"{path}: must be an OME-Zarr image of version 0.5: {' '.join(repr(error).split())}; "
             "convert it, for example with bioio or Fiji"
         ) from error
-    axes = "".join(axis["name"] for axis in scales["axes"])
-    scale = level["coordinateTransformations"][0]["scale"]
-    sizes = {
-        axis["name"]: factor
-        for axis, factor in zip(scales["axes"], scale, strict=True)
-        if axis.get("unit") == "micrometer"
-    }
+    axis_rules.check(axes, array.shape, str(path))
     return Image(path, array, axes, sizes)
 
 
@@ -260,15 +263,19 @@ def open_volume(path: Path) -> Image:
         )
     if path.is_dir():
         return open_image(path)
-    import tifffile
+    from unetflow.tiff import open_tiff
 
+    file = open_tiff(path)
     try:
-        with tifffile.TiffFile(path) as file:
-            axes = file.series[0].axes.lower().replace("s", "c").replace("q", "z").replace("i", "z")
-        array = zarr.open_array(tifffile.imread(path, aszarr=True), mode="r")
+        axes = file.series[0].axes.lower().replace("s", "c").replace("q", "z").replace("i", "z")
+        store = file.aszarr()
+        array = zarr.open_array(store, mode="r")
     except Exception as error:  # decoders raise whatever they like for a broken file
+        file.close()
         raise ValueError(
             f"{path}: must be a readable TIFF file: {error}; convert it to OME-Zarr"
         ) from error
+    # The array is read as long as it is there; nobody else closes its file.
+    weakref.finalize(store, file.close)
     axis_rules.check(axes, array.shape, str(path))
     return Image(path, array, axes, {})

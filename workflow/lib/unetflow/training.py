@@ -99,8 +99,12 @@ def optimiser(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimi
 def schedule(optimiser: torch.optim.Optimizer, settings: TrainSettings, steps: int) -> Any:
     """Return the learning-rate schedule that the settings name."""
     if settings.schedule == "one_cycle":
+        # Adam's first beta follows the cycle; momentum is a setting and stays.
         return torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, settings.learning_rate, total_steps=steps
+            optimiser,
+            settings.learning_rate,
+            total_steps=steps,
+            cycle_momentum=settings.optimiser != "sgd",
         )
     return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
 
@@ -161,11 +165,15 @@ def train(task: Task, experiment: ExperimentSettings, output: Path, checkpoints:
 
 
 def task_digest(task: Task, experiment: ExperimentSettings) -> str:
-    """SHA-256 of what a training starts from: settings, code, and the caches by their metadata."""
-    facts = [experiment.model_dump_json(), code_digest(Path(__file__)), torch.__version__]
-    facts += [f"{name} {sha256(path / 'zarr.json')}" for name, path in task.patches.items()]
-    facts += [f"{path} {sha256(path)}" for path in task.folds]
-    facts += list(task.validation)
+    """SHA-256 of all that a training starts from: settings, code, and every file that it reads."""
+    network = f"models.{experiment.model.network}"
+    code = code_digest(Path(__file__), also=[network])
+    facts = [experiment.model_dump_json(), code, torch.__version__]
+    facts += task.class_names
+    facts += [f"{path} {sha256(path)}" for path in [*task.folds, *task.histograms.values()]]
+    for folder in [*task.patches.values(), *task.validation.values()]:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        facts += [f"{path.relative_to(folder.parent)} {sha256(path)}" for path in files]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
@@ -237,6 +245,7 @@ def run(
     for batch in patches.ahead(state.step, settings, steps):
         # A seed per step makes dropout repeat after a resume without any stored random state.
         torch.manual_seed(patches.seed * 1_000_003 + state.step)
+        rate = state.schedule.get_last_lr()[0]
         loss = take_step(state, batch, settings)
         if not np.isfinite(loss):
             raise ValueError(
@@ -244,7 +253,7 @@ def run(
                 "lower train.learning_rate or set train.gradient_clip"
             )
         state.step += 1
-        row = {"step": state.step, "loss": loss, "learning_rate": state.schedule.get_last_lr()[0]}
+        row = {"step": state.step, "loss": loss, "learning_rate": rate}
         if validation and (state.step % settings.validate_every == 0 or state.step == steps):
             row["validation_dice"] = validate(state.model(experiment), validation, tile)
             state.keep_best(row["validation_dice"])
@@ -258,6 +267,7 @@ def run(
             log(f"terminated; saved step {state.step} to {checkpoint}")
             sys.exit(TERMINATED)
     bar.close()
+    terminated.restore()
 
 
 class Terminated:
@@ -265,7 +275,11 @@ class Terminated:
 
     def __init__(self) -> None:
         self.now = False
-        signal.signal(signal.SIGTERM, self.note)
+        self.before = signal.signal(signal.SIGTERM, self.note)
+
+    def restore(self) -> None:
+        """Give the signal its former meaning back."""
+        signal.signal(signal.SIGTERM, self.before)
 
     def note(self, _number: int, _frame: FrameType | None) -> None:
         """Remember the signal."""

@@ -14,7 +14,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import tifffile
 from imageio.v3 import imread
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -30,6 +29,7 @@ from unetflow.settings import (
     SyntheticLayout,
 )
 from unetflow.store import NOT_ANNOTATED
+from unetflow.tiff import open_tiff
 
 Mask = NDArray[np.integer]
 Labelled = tuple[NDArray[Any], Mask | None, Mask | None]
@@ -91,8 +91,10 @@ def read_picture(path: Path, plane: int | None = None) -> NDArray[Any]:
     """
     try:
         if path.suffix.lower() in TIFF:
-            return tifffile.imread(path, key=plane)
-        return imread(path)
+            with open_tiff(path) as file:
+                return file.asarray(key=plane)
+        # Trying every format leaves the file open, and ends with what the last one says of it.
+        return imread(path, plugin="pillow")
     except Exception as error:  # decoders raise whatever they like for a broken file
         raise ValueError(
             f"{path}: must be a readable image: {error}; replace the file or fetch it again"
@@ -148,18 +150,15 @@ def planes_of(path: Path, mask: Path | None, group: str, layout: StackLayout) ->
 
 def page_count(path: Path) -> int:
     """Number of planes of a TIFF stack."""
-    try:
-        with tifffile.TiffFile(path) as file:
-            return len(file.pages)
-    except tifffile.TiffFileError as error:
-        raise ValueError(f"{path}: must be a TIFF stack: {error}; fetch it again") from error
+    with open_tiff(path) as file:
+        return len(file.pages)
 
 
 def read_stack(
     path: Path, mask: Path | None, classes: Mapping[str, int], plane: int | None = None
 ) -> Labelled:
     """Pixels and classes of a stack, or of one of its planes."""
-    pixels = read_picture(path, plane)
+    pixels = grey(read_picture(path, plane), None, path)
     labels = None if mask is None else class_map(classes, read_picture(mask, plane), mask)
     return pixels, labels, None
 
@@ -178,14 +177,22 @@ def cell_tracking(layout: CtcLayout, root: Path) -> Iterator[Source]:
 
 def frames(folder: Path) -> Iterator[Source]:
     """Frames of a sequence without truth."""
-    for number, path in enumerate(sorted(folder.glob("t*.tif"))):
+    found = sorted(folder.glob("t*.tif"))
+    if not found:
+        raise ValueError(f"{folder}: must hold frames such as t000.tif: found none; fetch it again")
+    for number, path in enumerate(found):
         name = f"{folder.name}_{path.stem[1:]}"
         yield Source(name, folder.name, number, path, partial(read_stack, path, None, {}))
 
 
 def annotated_frames(folder: Path, truth: Path, layout: CtcLayout) -> Iterator[Source]:
     """Frames of a sequence that have outlines, or the planes of frames that have."""
-    for mask in sorted((truth / "SEG").glob("man_seg*.tif")):
+    masks = sorted((truth / "SEG").glob("man_seg*.tif"))
+    if not masks:
+        raise ValueError(
+            f"{truth / 'SEG'}: must hold masks such as man_seg000.tif: found none; fetch it again"
+        )
+    for mask in masks:
         frame, *planes = re.findall(r"\d+", mask.stem)
         pixels = folder / f"t{frame}.tif"
         if not pixels.is_file():
@@ -207,8 +214,14 @@ def read_tracked(pixels: Path, mask: Path, track: Path | None, plane: int | None
     """
     image, instances = read_picture(pixels, plane), read_picture(mask)
     classes = (instances > 0).astype(np.uint8)
-    if track is not None and track.is_file():
+    # Outlines of another shape than their frame are refused later, by that name.
+    if track is not None and track.is_file() and instances.shape == image.shape:
         markers = read_picture(track, plane)
+        if markers.shape != instances.shape:
+            raise ValueError(
+                f"{track}: markers must have the shape of the outlines: got {markers.shape}, "
+                f"{mask.name} has {instances.shape}; fetch it again"
+            )
         unlabelled = (markers > 0) & ~np.isin(markers, np.unique(markers[instances > 0]))
         if unlabelled.any():
             areas = np.bincount(instances.ravel())[1:]
@@ -242,7 +255,13 @@ def read_pair(path: Path, masks: list[Path], layout: PairsLayout) -> Labelled:
     if len(masks) > 1:
         instances = np.zeros(pixels.shape, np.uint32)
         for number, mask in enumerate(masks, start=1):
-            instances[grey(read_picture(mask), 0, mask) > 0] = number
+            pixels_of_object = grey(read_picture(mask), 0, mask) > 0
+            if pixels_of_object.shape != instances.shape:
+                raise ValueError(
+                    f"{mask}: a mask must have the shape of its image: got "
+                    f"{pixels_of_object.shape}, {path.name} has {pixels.shape}; export it again"
+                )
+            instances[pixels_of_object] = number
         return pixels, None, instances
     return labelled(pixels, grey(read_picture(masks[0]), None, masks[0]), layout, masks[0])
 
@@ -258,6 +277,11 @@ def grey(pixels: NDArray[Any], channel: int | None, path: Path) -> NDArray[Any]:
     if pixels.ndim != 3 or pixels.shape[-1] not in (3, 4):
         return pixels
     if channel is not None:
+        if channel >= pixels.shape[-1]:
+            raise ValueError(
+                f"{path}: layout.channel must be below the {pixels.shape[-1]} channels of the "
+                f"picture: got {channel}"
+            )
         return pixels[..., channel]
     colours = pixels[..., :3]
     if (colours == colours[..., :1]).all():
@@ -285,6 +309,7 @@ def hdf5(layout: Hdf5Layout, root: Path) -> Iterator[Source]:
     """Volumes, or their planes, of HDF5 files."""
     for path, names in matching(root, layout.files):
         name = safe(names.get("image", path.stem))
+        name = name if "group" not in names else f"{safe(names['group'])}_{name}"
         with open_hdf5(path) as file:
             missing = [key for key in (layout.image, layout.labels) if key and key not in file]
             if missing:
@@ -293,6 +318,11 @@ def hdf5(layout: Hdf5Layout, root: Path) -> Iterator[Source]:
                     "layout.labels"
                 )
             count = file[layout.image].shape[0]
+            if layout.labels and file[layout.labels].shape != file[layout.image].shape:
+                raise ValueError(
+                    f"{path}: a mask must have the shape of its image: {layout.image} has "
+                    f"{file[layout.image].shape}, {layout.labels} has {file[layout.labels].shape}"
+                )
         read = partial(read_hdf5, path, layout)
         if layout.planes_are_images:
             for plane in range(count):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from unetflow.settings import DatasetSettings
+from unetflow.reading import parse, read_yaml
+from unetflow.settings import DatasetSettings, Download
 
 
 def find_dataset(name: str, registry: Path, override: Path | None) -> DatasetSettings:
@@ -33,12 +31,17 @@ def find_dataset(name: str, registry: Path, override: Path | None) -> DatasetSet
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"the nearest is {close[0]}" if close else f"known are {', '.join(known)}"
         raise ValueError(f"dataset {name}: {path} must exist: found none; {hint}")
-    entry: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    entry = read_yaml(path)
     if override is not None:
-        replaced = yaml.safe_load(override.read_text(encoding="utf-8")) or {}
+        if not override.is_file():
+            raise ValueError(
+                f"registry: {override} must exist: found none; correct --config registry"
+            )
+        replaced = read_yaml(override, may_be_empty=True)
         if name in replaced:
-            entry["downloads"] = [resolved(replaced[name], override.parent)]
-    dataset = DatasetSettings(**entry, name=name)
+            download = parse(Download, replaced[name], f"{override}: {name}")
+            entry["downloads"] = [resolved(download, override.parent)]
+    dataset = parse(DatasetSettings, {**entry, "name": name}, str(path))
     made_here = dataset.layout.kind == "synthetic" or dataset.folder is not None
     if not dataset.downloads and not made_here:
         raise ValueError(
@@ -48,11 +51,8 @@ def find_dataset(name: str, registry: Path, override: Path | None) -> DatasetSet
     return dataset
 
 
-def resolved(download: dict[str, Any], folder: Path) -> dict[str, Any]:
+def resolved(download: Download, folder: Path) -> Download:
     """Return a download whose relative URL is made a path."""
-    url = str(download["url"])
-    return (
-        download
-        if "://" in url or url.startswith("file:")
-        else {**download, "url": str((folder / url).resolve())}
-    )
+    if "://" in download.url or download.url.startswith("file:"):
+        return download
+    return download.model_copy(update={"url": str((folder / download.url).resolve())})

@@ -1,0 +1,99 @@
+"""One environment, described four times: pyproject, constraints, conda and make agree."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[2]
+
+
+def project() -> dict[str, Any]:
+    """Return the project table of pyproject.toml."""
+    table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return table
+
+
+def requirements() -> list[Requirement]:
+    """Return the dependencies, core and optional."""
+    optional = project()["optional-dependencies"].values()
+    return [Requirement(line) for lines in (project()["dependencies"], *optional) for line in lines]
+
+
+def pins() -> list[Requirement]:
+    """Return the lines of constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    return [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def pinned() -> dict[str, Version]:
+    """Return the version of each package in constraints.txt, by its canonical name."""
+    return {
+        canonicalize_name(pin.name): Version(next(iter(pin.specifier)).version) for pin in pins()
+    }
+
+
+def conda() -> Any:
+    """Return what environment.yml says."""
+    return yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=lambda requirement: requirement.name)
+def test_every_dependency_is_pinned_at_a_version_that_it_admits(requirement: Requirement) -> None:
+    name = canonicalize_name(requirement.name)
+    assert name in pinned(), f"add {requirement.name} to constraints.txt"
+    assert requirement.specifier.contains(pinned()[name])
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=lambda requirement: requirement.name)
+def test_every_dependency_states_the_oldest_version(requirement: Requirement) -> None:
+    assert [bound.operator for bound in requirement.specifier] == [">="]
+
+
+def test_every_line_of_the_constraints_pins_one_version_of_one_package() -> None:
+    assert all([bound.operator for bound in pin.specifier] == ["=="] for pin in pins())
+    names = [canonicalize_name(pin.name) for pin in pins()]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_no_pin_names_the_build_of_one_machine() -> None:
+    assert all(version.local is None for version in pinned().values())
+    assert pinned()["torch"] == Version("2.13.0")
+
+
+def test_conda_brings_python_and_pip_alone() -> None:
+    *packages, by_pip = conda()["dependencies"]
+    names = [package.split("=")[0] for package in packages]
+    assert names == ["python", "pip"]
+    assert list(by_pip) == ["pip"]
+
+
+def test_conda_asks_no_channel_of_the_defaults() -> None:
+    assert conda()["channels"] == ["conda-forge", "nodefaults"]
+
+
+def test_pip_inside_conda_installs_this_project_with_its_constraints() -> None:
+    lines = conda()["dependencies"][-1]["pip"]
+    assert sorted(lines) == ["--constraint constraints.txt", "--editable .[dev]"]
+    assert (ROOT / "constraints.txt").is_file()
+    assert "dev" in project()["optional-dependencies"]
+
+
+def test_the_python_of_conda_is_one_that_the_project_admits() -> None:
+    version = conda()["dependencies"][0].split("=")[1]
+    assert SpecifierSet(project()["requires-python"]).contains(Version(version))
+
+
+def test_make_installs_what_conda_installs() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    recipe = next(line for line in makefile.splitlines() if "pip install" in line)
+    assert "--constraint constraints.txt" in recipe
+    assert "--editable '.[dev]'" in recipe

@@ -1,0 +1,343 @@
+"""Scores of images, their summary over images, and the table of an archive."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from skimage.measure import label
+from skimage.metrics import adapted_rand_error
+
+from unetflow.evaluation import (
+    check_archive,
+    evaluate_image,
+    evaluate_images,
+    evaluate_volume,
+    merge_metrics,
+    score_plane,
+    summarise,
+    summarise_archive,
+)
+from unetflow.settings import EvaluateSettings
+from unetflow.store import NOT_ANNOTATED, add_label, create_image, open_image, write_json
+
+NAMES = ("background", "cell")
+MODEL = {"class_names": NAMES, "network": {"dimensions": 2}}
+# What is best at 1, and what at 0; the parts of v_rand and v_info are among the first.
+BEST_AT_1 = ("dice_background", "dice_cell", "iou_background", "iou_cell", "mean_iou", "f1")
+BEST_AT_0 = ("pixel_error", "adapted_rand_error")
+
+
+def picture(seed: int = 0, extents: tuple[int, int] = (24, 30)) -> NDArray[np.uint32]:
+    """Return a few apart rectangles."""
+    generator = np.random.default_rng(seed)
+    found = np.zeros(extents, bool)
+    for _ in range(8):
+        row, column = generator.integers(0, extents[0] - 5), generator.integers(0, extents[1] - 5)
+        found[row : row + 4, column : column + 4] = True
+    return label(found, connectivity=1).astype(np.uint32)
+
+
+def scores_of(
+    truth: NDArray[np.integer],
+    predicted: NDArray[np.integer],
+    unknown: NDArray[np.bool_] | None = None,
+    known_instances: bool = True,
+) -> dict[str, float]:
+    classes = (truth > 0).astype(np.uint8)
+    if unknown is not None:
+        classes[unknown] = NOT_ANNOTATED
+    foreground = (predicted > 0)[None] * np.float32(0.9)
+    return score_plane(classes, truth if known_instances else None, foreground, predicted, NAMES)
+
+
+@given(st.integers(0, 1000))
+@examples(deadline=None, max_examples=25)
+def test_a_perfect_prediction_has_perfect_scores(seed: int) -> None:
+    truth = picture(seed)
+    for known in (True, False):
+        scores = scores_of(truth, truth * 7, known_instances=known)
+        assert {name: scores[name] for name in BEST_AT_0} == dict.fromkeys(BEST_AT_0, 0)
+        rest = {name: value for name, value in scores.items() if name not in BEST_AT_0}
+        assert set(BEST_AT_1) <= set(rest)
+        assert {"v_rand", "v_info"} <= set(rest)
+        assert rest == pytest.approx(dict.fromkeys(rest, 1))
+
+
+@given(st.integers(0, 1000), st.booleans())
+@examples(deadline=None, max_examples=60)
+def test_pixels_without_annotation_do_not_count_in_any_score(seed: int, known: bool) -> None:
+    generator = np.random.default_rng(seed)
+    truth, unknown = picture(seed), generator.random((24, 30)) < generator.uniform(0, 0.6)
+    unknown[:, 20:] = True
+    predicted = picture(seed + 1)
+    other = np.where(unknown, generator.integers(0, 9, truth.shape), predicted).astype(np.uint32)
+    assert scores_of(truth, predicted, unknown, known) == scores_of(truth, other, unknown, known)
+
+
+def test_an_object_beyond_the_annotation_does_not_reach_into_it_when_borders_are_thinned() -> None:
+    """The row has one true object, of which the prediction misses the right end."""
+    truth = np.array([[0, 1, 1, 1, 1, 1, 1, 0, 0]])
+    found = np.array([[0, 5, 5, 5, 0, 0, 0, 0, 0]])
+    unknown = np.arange(9)[None] > 6
+    beyond = np.where(unknown, 8, found)
+    assert scores_of(truth, found, unknown) == scores_of(truth, beyond, unknown)
+
+
+@given(st.integers(0, 1000))
+@examples(deadline=None, max_examples=25)
+def test_adapted_rand_error_equals_scikit_image_with_missed_pixels_standing_alone(
+    seed: int,
+) -> None:
+    truth, predicted = picture(seed), picture(seed + 1)
+    scores = scores_of(truth, predicted)
+    alone = np.where(predicted > 0, predicted, 1000 + np.arange(truth.size).reshape(truth.shape))
+    with np.errstate(invalid="ignore"):  # precision of a prediction without pairs
+        expected = adapted_rand_error(truth, alone)[0]
+    assert scores["adapted_rand_error"] == pytest.approx(expected)
+    assert scores["pixel_error"] == pytest.approx(((truth > 0) != (predicted > 0)).mean())
+
+
+def test_a_worked_row() -> None:
+    truth = np.array([[1, 1, 1, 0, 0, 2, 2, 2, 2, 0]])
+    found = np.array([[1, 1, 1, 0, 0, 0, 0, 2, 2, 2]])
+    scores = scores_of(truth, found)
+    assert scores["pixel_error"] == pytest.approx(3 / 10)
+    assert scores["dice_cell"] == pytest.approx(2 * 5 / (7 + 6))
+    assert scores["iou_background"] == pytest.approx(2 / 5)
+    # Exactly half of the second object is covered, which is no match.
+    assert scores["mean_iou"] == pytest.approx(1 / 2)
+    assert scores["f1"] == pytest.approx(1 / 2)
+
+
+def test_the_class_is_the_one_of_largest_probability() -> None:
+    foreground = np.array([[[0.4, 0.3, 0.1, 0.8]], [[0.1, 0.4, 0.5, 0.1]]], np.float16)
+    # What is left for background: 0.5, 0.3, 0.4, 0.1.
+    classes = np.array([[0, 2, 2, 1]], np.uint8)
+    scores = score_plane(classes, None, foreground, np.zeros((1, 4), int), ("a", "b", "c"))
+    assert scores["pixel_error"] == 0
+    assert [scores[f"dice_{name}"] for name in "abc"] == [1, 1, 1]
+
+
+def test_scores_that_are_not_defined_are_left_out() -> None:
+    empty = np.zeros((4, 5), np.uint32)
+    scores = scores_of(empty, empty)
+    assert scores["pixel_error"] == 0
+    assert scores["dice_background"] == 1
+    assert not {"dice_cell", "iou_cell", "mean_iou", "f1"} & set(scores)
+    assert np.isfinite(list(scores.values())).all()
+    assert scores_of(empty, empty, np.ones((4, 5), bool)) == {}
+
+
+# ---------------------------------------------------------------------------------- images
+
+
+def write_images(
+    root: Path, truth: NDArray[np.integer], predicted: NDArray[np.integer], axes: str
+) -> list[Path]:
+    paths = [root / name for name in ("truth", "prediction", "segmentation")]
+    create_image(paths[0], axes, truth.shape, np.uint8, {})[...] = 1
+    add_label(paths[0], "classes", axes, (truth > 0).astype(np.uint8), {})
+    add_label(paths[0], "instances", axes, truth, {})
+    foreground = (predicted > 0)[None].astype(np.float16)
+    create_image(paths[1], "c" + axes, foreground.shape, np.float16, {})[...] = foreground
+    create_image(paths[2], axes, predicted.shape, np.uint32, {})[...] = predicted
+    return paths
+
+
+def evaluated(paths: Sequence[Path], dimensions: int = 2, **settings: Any) -> dict[str, float]:
+    model = {**MODEL, "network": {"dimensions": dimensions}}
+    return evaluate_image(*map(open_image, paths), model, EvaluateSettings(**settings))
+
+
+def test_a_stack_scores_the_mean_over_its_planes(tmp_path: Path) -> None:
+    truth, predicted = (np.stack([picture(s + k) for k in range(3)]) for s in (0, 10))
+    truth[1] = 0  # scores of this plane that are not defined do not lower the mean
+    predicted[1] = 0
+    paths = write_images(tmp_path, truth, predicted, "zyx")
+    planes = [scores_of(*pair) for pair in zip(truth, predicted, strict=True)]
+    expected = {
+        name: np.mean([plane[name] for plane in planes if name in plane]) for name in planes[0]
+    }
+    assert "f1" not in planes[1]
+    assert evaluated(paths) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("settings", [{"dimensions": 3}, {"plane_by_plane": False}])
+def test_a_volume_is_scored_as_one_where_planes_do_not_stand_alone(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    truth, predicted = (np.stack([picture(s + k) for k in range(3)]) for s in (0, 10))
+    paths = write_images(tmp_path, truth, predicted, "zyx")
+    assert evaluated(paths, **settings) == pytest.approx(scores_of(truth, predicted))
+
+
+@pytest.mark.parametrize("axes", ["yx", "zyx"])
+@pytest.mark.parametrize("border", [0, 1, 5])
+def test_the_frame_that_is_left_out_does_not_count(tmp_path: Path, axes: str, border: int) -> None:
+    truth, predicted = (np.stack([picture(s + k) for k in range(2)]) for s in (0, 10))
+    if axes == "yx":
+        truth, predicted = truth[0], predicted[0]
+    paths = write_images(tmp_path / "whole", truth, predicted, axes)
+    inside = (..., slice(border, 24 - border), slice(border, 30 - border))
+    cropped = write_images(tmp_path / "cropped", truth[inside], predicted[inside], axes)
+    assert evaluated(paths, ignore_border=border) == pytest.approx(evaluated(cropped))
+
+
+def test_truth_without_classes_is_refused(tmp_path: Path) -> None:
+    paths = write_images(tmp_path, picture(), picture(), "yx")
+    with pytest.raises(ValueError, match="truth must have labels/classes: found none"):
+        evaluated([paths[1], *paths[1:]])
+
+
+def test_a_table_has_a_row_per_image_and_metric(tmp_path: Path) -> None:
+    images = {
+        name: write_images(tmp_path / name, picture(seed), picture(seed + 1), "yx")
+        for seed, name in enumerate(["one", "two"])
+    }
+    labels = {"experiment": "demo", "split": "fold0", "seed": "0"}
+    evaluate_images(images, labels, tmp_path / "metrics.tsv", MODEL, EvaluateSettings())
+    table = pd.read_csv(tmp_path / "metrics.tsv", sep="\t")
+    assert table.columns.tolist() == ["experiment", "split", "seed", "image", "metric", "value"]
+    for name, paths in images.items():
+        rows = table[table["image"] == name]
+        found = dict(zip(rows["metric"], rows["value"], strict=True))
+        assert found == pytest.approx(evaluated(paths), rel=1e-5)
+
+
+@pytest.mark.parametrize(("state", "rows"), [("done", True), ("failed", False)])
+def test_a_volume_that_failed_has_a_table_without_scores(
+    tmp_path: Path, state: str, rows: bool
+) -> None:
+    paths = write_images(tmp_path, picture(), picture(1), "yx")
+    output = tmp_path / "volume/metrics.tsv"
+    evaluate_volume({"state": state}, paths, output, MODEL, EvaluateSettings())
+    table = pd.read_csv(output, sep="\t", dtype={"image": str})
+    assert table.columns.tolist() == ["image", "metric", "value"]
+    assert bool(len(table)) == rows
+    assert set(table["image"]) <= {"volume"}
+
+
+# --------------------------------------------------------------------------------- summary
+
+
+def table_of(values: dict[str, list[float]], metric: str = "f1") -> pd.DataFrame:
+    return pd.DataFrame(
+        [(name, metric, value) for name, row in values.items() for value in row],
+        columns=["image", "metric", "value"],
+    )
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=30))
+@examples(deadline=None, max_examples=30)
+def test_the_interval_contains_the_mean_and_lies_within_the_values(values: list[float]) -> None:
+    table = table_of({str(number): [value] for number, value in enumerate(values)})
+    found = summarise(table)["f1"]
+    assert found["n"] == len(values)
+    assert found["mean"] == pytest.approx(np.mean(values))
+    assert min(values) - 1e-9 <= found["low"] <= found["mean"] + 1e-9
+    assert found["mean"] - 1e-9 <= found["high"] <= max(values) + 1e-9
+
+
+def test_the_interval_of_many_values_is_about_two_standard_errors() -> None:
+    values = np.random.default_rng(0).normal(0.5, 0.1, 400)
+    found = summarise(table_of({str(k): [value] for k, value in enumerate(values)}))["f1"]
+    error = values.std() / 20
+    assert found["high"] - found["mean"] == pytest.approx(1.96 * error, rel=0.1)
+    assert found["mean"] - found["low"] == pytest.approx(1.96 * error, rel=0.1)
+    assert summarise(table_of({str(k): [value] for k, value in enumerate(values)}))["f1"] == found
+
+
+def test_one_image_has_no_interval_however_many_seeds() -> None:
+    found = summarise(table_of({"a": [0.25, 0.75]}))["f1"]
+    assert found == {"mean": 0.5, "low": None, "high": None, "n": 1}
+    json.dumps(found, allow_nan=False)
+
+
+def test_an_image_counts_once_however_many_seeds_predicted_it() -> None:
+    found = summarise(table_of({"a": [0.0, 0.0, 0.0], "b": [1.0]}))["f1"]
+    assert (found["mean"], found["n"]) == (0.5, 2)
+
+
+def test_every_metric_counts_the_images_that_have_it() -> None:
+    tables = [table_of({"a": [0.5], "b": [1.0]}), table_of({"b": [0.25]}, "mean_iou")]
+    found = summarise(pd.concat(tables))
+    assert {name: row["n"] for name, row in found.items()} == {"f1": 2, "mean_iou": 1}
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("NA", "null"), ("nan", "007")])
+def test_scores_of_all_splits_are_merged_whatever_images_are_called(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    tables, folds = [], []
+    for fold, name in enumerate(names):
+        tables.append(tmp_path / f"{fold}.tsv")
+        folds.append(tmp_path / f"{fold}.json")
+        table = table_of({name: [0.5 * fold]}).assign(split=f"fold{fold}")
+        table.to_csv(tables[-1], sep="\t", index=False)
+        write_json(folds[-1], {"threshold": 0.1 * fold, "training": {"best_step": 10 + fold}})
+    merge_metrics(tables, folds, tmp_path / "metrics.tsv", tmp_path / "summary.json")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["thresholds"] == [0, 0.1]
+    assert summary["best_steps"] == [10, 11]
+    assert (summary["metrics"]["f1"]["mean"], summary["metrics"]["f1"]["n"]) == (0.25, 2)
+    merged = pd.read_csv(tmp_path / "metrics.tsv", sep="\t", dtype=str, keep_default_na=False)
+    assert merged["image"].tolist() == list(names)
+
+
+# --------------------------------------------------------------------------------- archive
+
+
+def write_summaries(root: Path, objects: int = 7, voxels: int = 126) -> dict[str, Path]:
+    facts = {"path": "p.tif", "experiment": "demo", "predict_seconds": 1.5}
+    done = {"state": "done", "reason": "", "objects": objects, "voxels": voxels}
+    failed = {"state": "failed", "reason": "no such file", "objects": None, "voxels": None}
+    paths = {name: root / f"{name}.json" for name in ("good", "bad")}
+    write_json(paths["good"], {**facts, **done, "shape": [3, 6, 7]})
+    write_json(paths["bad"], {**facts, **failed, "shape": None})
+    return paths
+
+
+def test_an_archives_summary_has_a_row_per_volume_with_its_scores(tmp_path: Path) -> None:
+    scores = tmp_path / "metrics.tsv"
+    scores.write_text("image\tmetric\tvalue\ngood\tf1\t0.5\ngood\tmean_iou\t0.25\n")
+    output = tmp_path / "archive/summary.tsv"
+    summarise_archive(write_summaries(tmp_path), {"good": scores}, output)
+    table = pd.read_csv(output, sep="\t", dtype=str, keep_default_na=False)
+    assert table["volume"].tolist() == ["good", "bad"]
+    good, bad = table.to_dict("records")
+    assert (good["state"], good["shape"], good["objects"]) == ("done", "3x6x7", "7")
+    assert (good["f1"], good["mean_iou"]) == ("0.5", "0.25")
+    assert (bad["state"], bad["reason"], bad["shape"]) == ("failed", "no such file", "")
+    assert (bad["objects"], bad["f1"]) == ("", "")
+
+
+def test_counts_of_objects_and_voxels_are_exact_beside_a_volume_that_failed(
+    tmp_path: Path,
+) -> None:
+    paths = write_summaries(tmp_path, objects=1_234_567, voxels=2_147_483_649)
+    summarise_archive(paths, {}, tmp_path / "summary.tsv")
+    table = pd.read_csv(tmp_path / "summary.tsv", sep="\t", dtype=str)
+    assert table["objects"][0] == "1234567"
+    assert table["voxels"][0] == "2147483649"
+
+
+def test_an_archive_with_failed_volumes_is_refused_with_their_reasons(tmp_path: Path) -> None:
+    output = tmp_path / "liver/summary.tsv"
+    paths = write_summaries(tmp_path)
+    summarise_archive(paths, {}, output)
+    message = re.escape("liver: 1 of 2 volumes failed: bad: no such file")
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        check_archive(output)
+    summarise_archive({"good": paths["good"]}, {}, output)
+    check_archive(output)

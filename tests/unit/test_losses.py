@@ -1,0 +1,78 @@
+"""The weighted loss against its formula."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unetflow.losses import weighted_cross_entropy
+
+torch.set_num_threads(1)
+Case = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+    classes = draw(st.integers(2, 4))
+    shape = (draw(st.integers(1, 3)), *draw(st.lists(st.integers(1, 6), min_size=2, max_size=3)))
+    logits = generator.normal(
+        0, draw(st.sampled_from([0.1, 3, 30])), (shape[0], classes, *shape[1:])
+    )
+    target = generator.integers(classes, size=shape)
+    weights = generator.gamma(1, size=shape) * generator.integers(2, size=shape)
+    weights.flat[0] = 1
+    return logits.astype(np.float32), target, weights.astype(np.float32)
+
+
+def loss_of(case: Case) -> torch.Tensor:
+    return weighted_cross_entropy(*map(torch.from_numpy, case))
+
+
+@given(cases())
+@settings(deadline=None)
+def test_the_loss_equals_the_mean_of_minus_log_softmax_under_the_weights(case: Case) -> None:
+    logits, target, weights = (part.astype(np.float64) for part in case)
+    likelihood = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    chosen = np.take_along_axis(likelihood, target[:, None].astype(int), axis=1)[:, 0]
+    expected = -(weights * np.log(chosen)).sum() / weights.sum()
+    assert loss_of(case).item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@given(cases(), st.sampled_from([0.001, 0.5, 7.0, 1000.0]))
+@settings(deadline=None)
+def test_only_the_ratios_of_weights_count(case: Case, factor: float) -> None:
+    logits, target, weights = case
+    scaled = loss_of((logits, target, weights * np.float32(factor)))
+    assert scaled.item() == pytest.approx(loss_of(case).item(), rel=1e-4, abs=1e-6)
+
+
+@given(cases())
+@settings(deadline=None)
+def test_a_pixel_of_weight_zero_gets_exactly_no_gradient(case: Case) -> None:
+    logits = torch.from_numpy(case[0]).requires_grad_()
+    target, weights = map(torch.from_numpy, case[1:])
+    weighted_cross_entropy(logits, target, weights).backward()
+    gradient = logits.grad.movedim(1, -1)
+    assert (gradient[weights == 0] == 0).all()
+    other = torch.where(weights == 0, (target + 1) % logits.shape[1], target)
+    again = weighted_cross_entropy(logits, other, weights)
+    assert again.item() == loss_of(case).item()
+
+
+def test_no_weight_at_all_is_no_loss_and_no_gradient() -> None:
+    logits = torch.randn(1, 2, 3, 3, requires_grad=True)
+    loss = weighted_cross_entropy(logits, torch.zeros(1, 3, 3).long(), torch.zeros(1, 3, 3))
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()
+
+
+def test_half_precision_logits_are_taken_in_single() -> None:
+    logits = torch.tensor([[[[8.0]], [[-8.0]]]], dtype=torch.bfloat16)
+    loss = weighted_cross_entropy(logits, torch.zeros(1, 1, 1).long(), torch.ones(1, 1, 1))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(np.log1p(np.exp(-16.0)), rel=0.1)

@@ -1,0 +1,387 @@
+"""The augmentation cache: deformations that are what they say, and patches made again."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from unetflow import patches
+from unetflow.elastic import coordinates, displacements, resample, spline_matrix
+from unetflow.geometry import Geometry, mirrored, unet_geometry
+from unetflow.patches import cut_patch, cut_patches
+from unetflow.settings import PatchesSettings
+from unetflow.store import create_array, create_image, open_image
+
+STILL: dict[str, Any] = {"elastic_sigma": 0, "rotation_degrees": 0, "scaling": 0}
+FLAT, DEEP = unet_geometry(depth=1, dimensions=2), unet_geometry(depth=1, dimensions=3)
+
+
+class Turned:
+    """A generator whose uniform draws are all at the upper end: the largest angle and zoom."""
+
+    def uniform(self, _low: float, high: float) -> float:
+        return high
+
+
+def smooth(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    pixels = np.random.default_rng(0).normal(0, 1, shape)
+    return ndimage.gaussian_filter(pixels, 3, mode="mirror") * 1000
+
+
+# -------------------------------------------------------------------------------- splines
+
+
+@given(st.integers(4, 12), st.integers(10, 80), st.integers(0, 2**32))
+def test_the_spline_matrix_reproduces_cubic_polynomials(grid: int, extent: int, seed: int) -> None:
+    polynomial = np.polynomial.Polynomial(np.random.default_rng(seed).normal(size=4), [0, 1])
+    knots, samples = np.linspace(0, 1, grid), np.linspace(0, 1, extent)
+    np.testing.assert_allclose(
+        spline_matrix(extent, grid) @ polynomial(knots), polynomial(samples), atol=1e-9
+    )
+
+
+@pytest.mark.parametrize(("grid", "degree"), [(2, 1), (3, 2)])
+def test_few_grid_points_reproduce_polynomials_of_lower_degree(grid: int, degree: int) -> None:
+    polynomial = np.polynomial.Polynomial([1.0, -2.0, 3.0][: degree + 1])
+    values = polynomial(np.linspace(0, 1, grid))
+    expected = polynomial(np.linspace(0, 1, 50))
+    np.testing.assert_allclose(spline_matrix(50, grid) @ values, expected, atol=1e-12)
+
+
+@given(st.integers(2, 12), st.integers(13, 80))
+def test_the_spline_matrix_passes_through_its_ends_and_sums_to_one(grid: int, extent: int) -> None:
+    matrix = spline_matrix(extent, grid)
+    assert matrix.shape == (extent, grid)
+    np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-12)
+    np.testing.assert_allclose(matrix[0], np.eye(grid)[0], atol=1e-12)
+    np.testing.assert_allclose(matrix[-1], np.eye(grid)[-1], atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(21, 31), (9, 21, 31)])
+def test_displacements_at_grid_points_have_the_stated_deviation(shape: tuple[int, ...]) -> None:
+    generator = np.random.default_rng(0)
+    corners = np.ix_(range(len(shape)), *[(0, -1)] * len(shape))
+    drawn = np.array([displacements(shape, 10, 3, generator)[corners] for _ in range(300)])
+    assert drawn.std() == pytest.approx(10, rel=0.05)
+    assert abs(drawn.mean()) < 1
+
+
+# ----------------------------------------------------------------------------- coordinates
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (8, 9), (8, 6), (3, 8, 7), (4, 4, 4)])
+def test_no_displacement_and_no_rotation_is_the_identity(shape: tuple[int, ...]) -> None:
+    """Every pixel of the patch shows one pixel of the image, also where extents are even."""
+    centre = tuple(range(10, 10 + len(shape)))
+    points = coordinates(shape, centre, PatchesSettings(**STILL), np.random.default_rng(0))
+    starts = [round(float(along.flat[0])) for along in points]
+    grid = np.meshgrid(
+        *(np.arange(start, start + extent) for start, extent in zip(starts, shape, strict=True)),
+        indexing="ij",
+    )
+    np.testing.assert_allclose(points, np.stack(grid), atol=1e-9)
+    for start, extent, middle in zip(starts, shape, centre, strict=True):
+        assert abs(start + (extent - 1) / 2 - middle) <= 0.5
+
+
+@pytest.mark.parametrize("order", [0, 1, 3])
+def test_a_rotation_by_90_degrees_equals_numpys(order: int) -> None:
+    image = smooth((31, 31))
+    still = coordinates((11, 11), (15, 15), PatchesSettings(**STILL), np.random.default_rng(0))
+    turned = coordinates(
+        (11, 11), (15, 15), PatchesSettings(**STILL | {"rotation_degrees": 90}), Turned()
+    )
+    found = resample(image, turned, order)
+    straight = resample(image, still, order)
+    np.testing.assert_allclose(straight, image[10:21, 10:21], atol=1e-3)
+    rotations = [np.abs(found - np.rot90(straight, turns)).max() < 1e-2 for turns in range(4)]
+    assert rotations in ([False, True, False, False], [False, False, False, True])
+
+
+def test_a_volume_is_rotated_in_its_planes_alone() -> None:
+    settings = PatchesSettings(**STILL | {"rotation_degrees": 90})
+    points = coordinates((5, 7, 7), (9, 9, 9), settings, Turned())
+    assert (points[0] == np.arange(7, 12)[:, None, None]).all()
+    np.testing.assert_allclose(points[1:, 0], points[1:, -1])
+
+
+def test_scaling_spreads_the_points_by_the_stated_factor() -> None:
+    settings = PatchesSettings(**STILL | {"scaling": 0.5})
+    points = coordinates((5, 5), (9, 9), settings, Turned())
+    np.testing.assert_allclose(points[0][:, 0], 9 + 1.5 * np.arange(-2, 3))
+    factors = [
+        np.ptp(coordinates((5, 5), (9, 9), settings, np.random.default_rng(seed))[0]) / 4
+        for seed in range(200)
+    ]
+    assert 1 / 1.5 <= min(factors) < 0.75 < 1.4 < max(factors) <= 1.5
+    assert np.mean(np.log(factors)) == pytest.approx(0, abs=0.06)
+
+
+# ------------------------------------------------------------------------------ resampling
+
+
+@given(st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(0, 2**32))
+def test_whole_coordinates_show_the_mirrored_image(extents: tuple[int, int], seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    image = generator.integers(0, 200, extents)
+    points = generator.integers(-20, 30, (2, 4, 5)).astype(float)
+    index = [
+        [int(mirrored(place, place + 1, extent)[0]) for place in along.ravel().astype(int).tolist()]
+        for along, extent in zip(points, extents, strict=True)
+    ]
+    expected = image[tuple(index)].reshape(4, 5)
+    for order in (0, 1, 3):
+        np.testing.assert_allclose(resample(image, points, order), expected, atol=2e-3)
+
+
+@given(st.integers(0, 2**32))
+@examples(max_examples=20)
+def test_a_region_is_resampled_as_the_whole_image_would_be(seed: int) -> None:
+    image = smooth((60, 70))
+    points = np.random.default_rng(seed).uniform(25, 40, (2, 6, 7))
+    for order in (1, 3):
+        whole = ndimage.map_coordinates(image, points, order=order, mode="mirror")
+        np.testing.assert_allclose(resample(image, points, order), whole, atol=2e-3)
+
+
+@given(st.integers(0, 2**32))
+def test_nearest_neighbours_bring_no_new_labels(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    labels = generator.choice([0, 1, 7, 255], (9, 8))
+    found = resample(labels, generator.uniform(-20, 30, (2, 10, 10)), order=0)
+    assert set(np.unique(found)) <= set(np.unique(labels))
+
+
+# ----------------------------------------------------------------------------- the cache
+
+
+class Source:
+    """An image on disk with its target and weights."""
+
+    def __init__(self, root: Path, axes: str, shape: tuple[int, ...], dtype: str = "uint8") -> None:
+        self.path, self.weights = root / "image", root / "weights"
+        generator = np.random.default_rng(1)
+        self.pixels = (128 + 60 * smooth(shape) / np.abs(smooth(shape)).max()).astype(dtype)
+        create_image(self.path, axes, shape, dtype, {})[...] = self.pixels
+        spatial = axes.removeprefix("c")
+        extents = shape[-len(spatial) :]
+        self.target = generator.choice(np.array([0, 1, 255], np.uint8), extents)
+        self.weight = generator.uniform(0.5, 3, extents).astype(np.float32)
+        zarr.create_group(self.weights, zarr_format=3)
+        for name, part in (("target", self.target), ("weights", self.weight)):
+            create_array(self.weights / name, spatial, extents, part.dtype, extents, extents)[
+                ...
+            ] = part
+
+    def cut(self, output: Path, geometry: Geometry, **settings: Any) -> zarr.Group:
+        cut_patches(self.path, self.weights, output, geometry, PatchesSettings(**settings))
+        return zarr.open_group(output, mode="r")
+
+
+def digest(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    facts = [f"{path.relative_to(folder)} {path.read_bytes().hex()}" for path in files]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+
+CASES = [
+    ("yx", (40, 50), FLAT, 26),
+    ("yx", (11, 7), FLAT, 26),  # smaller than the tile
+    ("cyx", (3, 40, 30), FLAT, (20, 26)),
+    ("zyx", (5, 30, 30), FLAT, 22),  # a stack with a 2D network
+    ("zyx", (9, 24, 24), DEEP, (18, 20, 22)),
+    ("czyx", (2, 1, 24, 24), DEEP, 20),
+]
+
+
+@pytest.mark.parametrize(("axes", "shape", "geometry", "tile"), CASES)
+def test_any_patch_can_be_made_again_from_its_stored_seed(
+    tmp_path: Path, axes: str, shape: tuple[int, ...], geometry: Geometry, tile: Any
+) -> None:
+    source = Source(tmp_path, axes, shape)
+    settings = PatchesSettings(tile=tile, per_image=4, seed=5, scaling=0.2)
+    group = source.cut(tmp_path / "cache", geometry, **settings.model_dump())
+    extents = (tile,) * len(geometry) if isinstance(tile, int) else tile
+    outputs = tuple(extent - 2 * axis.halo for extent, axis in zip(extents, geometry, strict=True))
+    channels = shape[0] if "c" in axes else 1
+    assert group["image"].shape == (4, channels, *extents)
+    assert group["classes"].shape == group["weights"].shape == (4, *outputs)
+    assert group.attrs["source"] == "image"
+    target, weights = (zarr.open_array(source.weights / name) for name in ("target", "weights"))
+    for number in (3, 0, 2):
+        again = cut_patch(
+            open_image(source.path),
+            target,
+            weights,
+            extents,
+            geometry,
+            settings,
+            group.attrs["seeds"][number],
+        )
+        for name, part in zip(("image", "classes", "weights"), again, strict=False):
+            stored = group[name][number]
+            assert stored.dtype == part.dtype
+            assert stored.tobytes() == np.ascontiguousarray(part).tobytes()
+        assert group.attrs["centres"][number] == list(again[3])
+
+
+@pytest.mark.parametrize(("axes", "shape", "geometry", "tile"), CASES)
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
+    tmp_path: Path, axes: str, shape: tuple[int, ...], geometry: Geometry, tile: Any
+) -> None:
+    source = Source(tmp_path, axes, shape)
+    for name, seed in (("first", 0), ("again", 0), ("other", 1)):
+        source.cut(tmp_path / name, geometry, tile=tile, per_image=2, seed=seed)
+    assert digest(tmp_path / "first") == digest(tmp_path / "again") != digest(tmp_path / "other")
+
+
+def test_more_patches_leave_the_first_ones_as_they_were(tmp_path: Path) -> None:
+    source = Source(tmp_path, "yx", (40, 50))
+    few = source.cut(tmp_path / "few", FLAT, tile=22, per_image=2)
+    many = source.cut(tmp_path / "many", FLAT, tile=22, per_image=40)  # more than a shard holds
+    for name in ("image", "classes", "weights"):
+        assert (few[name][...] == many[name][:2]).all()
+
+
+def test_images_of_other_names_get_other_patches(tmp_path: Path) -> None:
+    source = Source(tmp_path, "yx", (40, 50))
+    first = source.cut(tmp_path / "first", FLAT, tile=22, per_image=1)
+    source.path = source.path.rename(tmp_path / "other_image")
+    second = source.cut(tmp_path / "second", FLAT, tile=22, per_image=1)
+    assert first.attrs["centres"] != second.attrs["centres"]
+
+
+@pytest.mark.parametrize(("axes", "shape", "geometry", "tile"), CASES)
+def test_patches_bring_no_new_labels(
+    tmp_path: Path, axes: str, shape: tuple[int, ...], geometry: Geometry, tile: Any
+) -> None:
+    source = Source(tmp_path, axes, shape)
+    group = source.cut(tmp_path / "cache", geometry, tile=tile, per_image=3)
+    assert set(np.unique(group["classes"][...])) <= {0, 1, 255}
+    weights = group["weights"][...]
+    assert source.weight.min() - 1e-5 <= weights.min()
+    assert weights.max() <= source.weight.max() + 1e-5
+
+
+@pytest.mark.parametrize("tile", [22, 26])
+def test_a_still_patch_is_a_piece_of_the_image_with_its_labels(tmp_path: Path, tile: int) -> None:
+    source = Source(tmp_path, "yx", (64, 64))
+    group = source.cut(tmp_path / "cache", FLAT, tile=tile, per_image=12, **STILL)
+    halo, found = FLAT[0].halo, 0
+    for number, (row, column) in enumerate(group.attrs["centres"]):
+        if not all(tile // 2 < place < 64 - tile // 2 - 1 for place in (row, column)):
+            continue  # touches the border
+        # The centre of an even tile may be on either side of the middle, alike for all arrays.
+        places = [
+            (slice(top, top + tile), slice(left, left + tile))
+            for top in (row - tile // 2, row - tile // 2 + 1)
+            for left in (column - tile // 2, column - tile // 2 + 1)
+        ]
+        matches = [
+            place
+            for place in places
+            if np.array_equal(group["image"][number, 0], source.pixels[place])
+        ]
+        assert len(matches) == 1
+        core = slice(halo, tile - halo)
+        assert (group["classes"][number] == source.target[matches[0]][core, core]).all()
+        np.testing.assert_allclose(
+            group["weights"][number], source.weight[matches[0]][core, core], rtol=1e-5
+        )
+        found += 1
+    assert found
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint32", "float32"])
+def test_overshoot_of_the_spline_stays_in_the_range_of_the_type(tmp_path: Path, dtype: str) -> None:
+    source = Source(tmp_path, "yx", (40, 40), dtype)
+    limits = (0, 1) if dtype == "float32" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    pixels = np.random.default_rng(0).choice(np.array(limits, dtype), (40, 40))
+    open_array = zarr.open_array(source.path / "0", mode="r+")
+    open_array[...] = pixels
+    stored = source.cut(tmp_path / "cache", FLAT, tile=26, per_image=2)["image"]
+    assert stored.dtype == dtype
+    # Overshoot is cut off: most pixels of black and white noise stay near black or white.
+    share = (stored[...].astype(np.float64) - limits[0]) / (float(limits[1]) - limits[0])
+    assert 0.3 < share.mean() < 0.7
+    if dtype != "float32":
+        assert np.mean((share < 0.01) | (share > 0.99)) > 0.2
+
+
+def test_centres_are_spread_over_the_whole_image(tmp_path: Path) -> None:
+    source = Source(tmp_path, "zyx", (3, 20, 30))
+    group = source.cut(tmp_path / "cache", FLAT, tile=18, per_image=80)
+    centres = np.array(group.attrs["centres"])
+    assert centres.shape == (80, 3)
+    assert (centres.min(axis=0) >= 0).all()
+    assert (centres.max(axis=0) < (3, 20, 30)).all()
+    assert set(centres[:, 0]) == {0, 1, 2}
+    assert np.ptp(centres[:, 1]) >= 16
+    assert np.ptp(centres[:, 2]) >= 24
+
+
+# ------------------------------------------------------------------------------- failures
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt(), SystemExit(143)])
+def test_a_failed_cut_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    source = Source(tmp_path, "yx", (30, 30))
+    before = sorted(tmp_path.iterdir())
+    written = []
+
+    def fail(path: Path, *arguments: Any) -> Any:
+        if len(written) == 2:
+            raise error
+        written.append(path)
+        return create_array(path, *arguments)
+
+    monkeypatch.setattr(patches, "create_array", fail)
+    with pytest.raises(type(error)):
+        source.cut(tmp_path / "cache", FLAT, tile=22, per_image=2)
+    assert len(written) == 2
+    assert sorted(tmp_path.iterdir()) == before
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from unetflow import patches
+from unetflow.geometry import unet_geometry
+from unetflow.settings import PatchesSettings
+create_array, written = patches.create_array, []
+def kill(path, *arguments):
+    if len(written) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    written.append(path)
+    return create_array(path, *arguments)
+patches.create_array = kill
+root = Path(sys.argv[1])
+patches.cut_patches(root / "image", root / "weights", root / "cache", unet_geometry(1, 2),
+                    PatchesSettings(tile=22, per_image=2))
+"""
+
+
+def test_a_killed_cut_is_absent_and_made_whole_by_the_next(tmp_path: Path) -> None:
+    source = Source(tmp_path, "yx", (30, 30))
+    source.cut(tmp_path / "expected", FLAT, tile=22, per_image=2)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], timeout=60, check=False)
+    assert killed.returncode == -9
+    assert not (tmp_path / "cache").exists()
+    source.cut(tmp_path / "cache", FLAT, tile=22, per_image=2)
+    assert digest(tmp_path / "cache") == digest(tmp_path / "expected")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"image", "weights", "expected", "cache"}

@@ -1,0 +1,126 @@
+"""Layouts on the real images that they are for, where those are at hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unetflow.datasets.fetch import fetch
+from unetflow.datasets.layouts import Labelled, Source, checked, sources, unique
+from unetflow.datasets.registry import find_dataset
+
+ROOT = Path(__file__).parents[2]
+REGISTRY = ROOT / "resources/datasets"
+DATA = ROOT.parent / "shared/data"
+
+pytestmark = [
+    pytest.mark.data,
+    pytest.mark.skipif(
+        not (DATA / "registry.yaml").is_file(),
+        reason="no real images: there is no folder shared/data beside the project",
+    ),
+]
+
+
+class Fetched:
+    """The sources of datasets, each unpacked once for all tests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.sources = cache(self.unpack)
+
+    def unpack(self, name: str) -> dict[str, Source]:
+        """Fetch a dataset and return its sources by name."""
+        dataset = find_dataset(name, REGISTRY, DATA / "registry.yaml")
+        archive = self.folder / name / "archive"
+        fetch(dataset.downloads, archive, self.folder / name / "record.json")
+        return {source.name: source for source in unique(sources(dataset, archive))}
+
+    def read(self, name: str, image: str) -> Labelled:
+        """Return the checked parts of an image."""
+        source = self.sources(name)[image]
+        return checked(source, *source.read())
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory: pytest.TempPathFactory) -> Fetched:
+    return Fetched(tmp_path_factory.mktemp("real"))
+
+
+def test_isbi2012_is_two_stacks_of_which_one_is_annotated(fetched: Fetched) -> None:
+    found = fetched.sources("isbi2012")
+    assert Counter(source.group for source in found.values()) == {
+        "train-volume": 30,
+        "test-volume": 30,
+    }
+    for plane in ("000", "029"):
+        pixels, classes, instances = fetched.read("isbi2012", f"train-volume_{plane}")
+        assert (pixels.shape, pixels.dtype, instances) == ((512, 512), np.uint8, None)
+        assert classes is not None
+        assert np.unique(classes).tolist() == [0, 1]
+        # Cells fill the picture, and membranes are dark.
+        assert 0.7 < classes.mean() < 0.85
+        assert pixels[classes == 0].mean() < pixels[classes == 1].mean()
+        assert fetched.read("isbi2012", f"test-volume_{plane}")[1:] == (None, None)
+
+
+def test_u373_has_its_annotated_frames(fetched: Fetched) -> None:
+    found = fetched.sources("phc-u373")
+    assert len(found) == 19
+    assert {source.group for source in found.values()} == {"02"}
+    frames = sorted(source.frame for source in found.values())
+    assert (frames[0], frames[-1]) == (10, 112)
+
+
+def test_u373_leaves_out_the_surroundings_of_unlabelled_cells(fetched: Fetched) -> None:
+    not_annotated = set()
+    for name in fetched.sources("phc-u373"):
+        pixels, classes, instances = fetched.read("phc-u373", name)
+        assert (pixels.shape, pixels.dtype) == ((520, 696), np.uint8)
+        assert classes is not None
+        assert instances is not None
+        assert ((classes == 1) == (instances > 0)).all()
+        if (classes == 255).any():
+            not_annotated.add(name.split("_")[1])
+            assert 0.0005 < (classes == 255).mean() < 0.1
+    # Counted in the masks by hand: markers of TRA that lie on the background of SEG.
+    assert not_annotated == {"026", "051", "085", "106"}
+
+
+def test_dsb2018_has_its_images_of_many_sizes(fetched: Fetched) -> None:
+    found = fetched.sources("dsb2018")
+    assert len(found) == 240
+    shapes = set()
+    for name in list(found)[::40]:
+        pixels, classes, instances = fetched.read("dsb2018", name)
+        assert (pixels.ndim, pixels.dtype) == (2, np.uint8)
+        assert instances is not None
+        assert instances.dtype == np.uint16
+        assert instances.max() > 0
+        np.testing.assert_array_equal(classes, instances > 0)
+        shapes.add(pixels.shape)
+    assert len(shapes) > 1
+
+
+def test_nuclei3d_is_three_volumes_with_their_nuclei(fetched: Fetched) -> None:
+    found = fetched.sources("nuclei3d")
+    assert len(found) == 3
+    counts = []
+    for name in found:
+        pixels, _, instances = fetched.read("nuclei3d", name)
+        assert (pixels.shape, pixels.dtype) == ((100, 100, 100), np.uint8)
+        assert instances is not None
+        counts.append(np.count_nonzero(np.unique(instances)))
+    assert sorted(counts) == [30, 32, 54]
+
+
+def test_ovule3d_is_one_volume_of_cells(fetched: Fetched) -> None:
+    (name,) = fetched.sources("ovule3d")
+    pixels, _, instances = fetched.read("ovule3d", name)
+    assert pixels.shape == (32, 128, 128)
+    assert instances is not None
+    assert len(np.unique(instances)) == 51

@@ -1,0 +1,311 @@
+"""From probabilities to instances: worked arrays, and scikit-image and scipy as references."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.measure import regionprops
+
+from unetflow import store
+from unetflow.segmentation import (
+    object_table,
+    segment,
+    segment_image,
+    segment_images,
+    segment_planes,
+    segment_volume,
+)
+from unetflow.settings import SegmentSettings
+from unetflow.store import create_image, open_image, read_json
+
+METHODS = ("components", "watershed")
+FLAT = {"threshold": 0.5, "network": {"dimensions": 2}}
+DEEP = {"threshold": 0.5, "network": {"dimensions": 3}}
+
+
+def likelihoods(*shape: int) -> st.SearchStrategy[NDArray[np.float64]]:
+    levels = st.sampled_from([0, 0.1, 0.5, 0.6, 0.8, 0.9, 1])
+    return hnp.arrays(
+        np.float64, st.tuples(*(st.integers(1, side) for side in shape)), elements=levels
+    )
+
+
+def partition(labels: NDArray[np.integer]) -> set[frozenset[int]]:
+    """Objects as sets of pixels, whatever their ids."""
+    flat = labels.ravel()
+    return {frozenset(np.flatnonzero(flat == name).tolist()) for name in np.unique(flat[flat > 0])}
+
+
+@given(st.one_of(likelihoods(7, 7), likelihoods(4, 5, 5)), st.sampled_from([0, 0.5, 0.7, 1]))
+def test_components_are_those_of_scipy_above_the_threshold(
+    foreground: NDArray[np.float64], threshold: float
+) -> None:
+    found = segment(foreground, threshold, SegmentSettings())
+    expected, count = ndimage.label(foreground > threshold)  # connected through faces
+    assert found.dtype == np.uint32
+    assert partition(found) == partition(expected)
+    assert found.max(initial=0) == count
+
+
+@given(likelihoods(7, 7), st.sampled_from(METHODS), st.integers(0, 5), st.sampled_from([0, 0.5]))
+def test_smaller_objects_are_dropped_and_ids_are_consecutive(
+    foreground: NDArray[np.float64], method: Any, minimum: int, threshold: float
+) -> None:
+    every = segment(foreground, threshold, SegmentSettings(method=method))
+    found = segment(foreground, threshold, SegmentSettings(method=method, minimum_size=minimum))
+    kept = {pixels for pixels in partition(every) if len(pixels) >= minimum}
+    assert partition(found) == kept
+    assert set(np.unique(found[found > 0])) == set(range(1, len(kept) + 1))
+
+
+@given(likelihoods(7, 7), st.sampled_from([0.1, 0.5]))
+def test_watershed_grows_every_seed_over_what_it_can_reach(
+    foreground: NDArray[np.float64], threshold: float
+) -> None:
+    settings = SegmentSettings(method="watershed", seed_threshold=0.7)
+    found = segment(foreground, threshold, settings)
+    seeds, count = ndimage.label(foreground > 0.7)
+    components, _ = ndimage.label(foreground > threshold)
+    assert found.max(initial=0) == count
+    seeded = np.unique(components[seeds > 0])
+    assert ((found > 0) == (np.isin(components, seeded) & (components > 0))).all()
+    # Pixels of a seed stay together, and each object holds exactly one seed.
+    for seed in range(1, count + 1):
+        assert len(np.unique(found[seeds == seed])) == 1
+    assert len({int(found[seeds == seed][0]) for seed in range(1, count + 1)}) == count
+
+
+@given(likelihoods(7, 7))
+def test_watershed_with_threshold_0_fills_the_picture(foreground: NDArray[np.float64]) -> None:
+    found = segment(foreground, 0, SegmentSettings(method="watershed"))
+    assert (found > 0).all() == bool((foreground > 0.8).any())
+    assert found.any() == bool((foreground > 0.8).any())
+
+
+def test_a_worked_row_is_cut_at_its_lowest_point() -> None:
+    foreground = np.array([[0.2, 0.9, 0.8, 0.7, 0.6, 0.7, 0.9, 0.1]])
+    components = segment(foreground, 0.5, SegmentSettings())
+    grown = segment(foreground, 0.5, SegmentSettings(method="watershed", seed_threshold=0.85))
+    filled = segment(foreground, 0, SegmentSettings(method="watershed", seed_threshold=0.85))
+    assert components.tolist() == [[0, 1, 1, 1, 1, 1, 1, 0]]
+    assert grown[0, [0, 1, 2, 3, 5, 6, 7]].tolist() == [0, 1, 1, 1, 2, 2, 0]
+    assert grown[0, 4] in (1, 2)
+    assert filled[0, [0, 1, 2, 3, 5, 6, 7]].tolist() == [1, 1, 1, 1, 2, 2, 2]
+
+
+def test_pixels_at_the_threshold_and_corners_do_not_connect() -> None:
+    foreground = np.array([[0.9, 0.5, 0.9], [0.5, 0.9, 0.5]])
+    assert segment(foreground, 0.5, SegmentSettings()).tolist() == [[1, 0, 2], [0, 3, 0]]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("minimum_size", [0, 1, 2, 4, 5])
+def test_a_single_object_is_kept_up_to_its_size(method: Any, minimum_size: int) -> None:
+    foreground = np.zeros((5, 5))
+    foreground[1:3, 1:3] = 0.9
+    settings = SegmentSettings(method=method, minimum_size=minimum_size)
+    assert segment(foreground, 0.5, settings).max() == (minimum_size <= 4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(4, 5), (2, 4, 5)])
+@pytest.mark.parametrize("threshold", [0, 0.5])
+def test_an_image_without_foreground_has_no_objects(
+    method: Any, shape: tuple[int, ...], threshold: float
+) -> None:
+    settings = SegmentSettings(method=method, minimum_size=3)
+    assert not segment(np.zeros(shape), threshold, settings).any()
+
+
+@given(likelihoods(4, 6, 6), st.sampled_from(METHODS))
+@examples(max_examples=50)
+def test_ids_are_unique_in_a_stack_and_planes_are_segmented_alone(
+    foreground: NDArray[np.float64], method: Any
+) -> None:
+    settings = SegmentSettings(method=method)
+    found, seen = segment_planes(foreground, 0.5, settings), set()
+    for index, plane in enumerate(foreground):
+        assert partition(found[index]) == partition(segment(plane, 0.5, settings))
+        ids = set(np.unique(found[index])) - {0}
+        assert not ids & seen
+        seen |= ids
+    assert seen == set(range(1, len(seen) + 1))
+    assert found.dtype == np.uint32
+
+
+# --------------------------------------------------------------------------- object tables
+
+
+@given(
+    st.one_of(
+        hnp.arrays(np.uint32, (6, 7), elements=st.sampled_from([0, 0, 1, 2, 5])),
+        hnp.arrays(np.uint32, (3, 4, 5), elements=st.sampled_from([0, 0, 1, 2, 5])),
+    )
+)
+def test_the_object_table_equals_scikit_image(instances: NDArray[np.uint32]) -> None:
+    axes = "zyx"[-instances.ndim :]
+    size = dict.fromkeys(axes, 0.5) | {"x": 0.25}
+    table = pd.read_csv(io.StringIO(object_table(instances, axes, size)), sep="\t")
+    expected = regionprops(instances)
+    assert len(table) == len(expected)
+    for row, region in zip(table.to_dict("records"), expected, strict=True):
+        assert row["label"] == region.label
+        assert row["voxels"] == region.area
+        volume = region.area * 0.25 * 0.5 ** (len(axes) - 1)
+        assert row[f"size_um{len(axes)}"] == pytest.approx(volume)
+        for place, axis in enumerate(axes):
+            assert row[f"centroid_{axis}"] == pytest.approx(region.centroid[place], rel=1e-5)
+            assert row[f"start_{axis}"] == region.bbox[place]
+            assert row[f"stop_{axis}"] == region.bbox[place + len(axes)]
+
+
+def test_a_worked_table_has_no_size_where_the_voxel_is_unknown() -> None:
+    instances = np.array([[0, 3, 3], [0, 3, 0]], np.uint32)
+    assert object_table(instances, "yx", {"y": 1.0}).splitlines() == [
+        "label\tvoxels\tcentroid_y\tcentroid_x\tstart_y\tstart_x\tstop_y\tstop_x",
+        "3\t3\t0.333333\t1.33333\t0\t1\t2\t3",
+    ]
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4)])
+def test_an_image_without_objects_has_a_table_of_its_columns(shape: tuple[int, ...]) -> None:
+    axes = "zyx"[-len(shape) :]
+    table = object_table(np.zeros(shape, np.uint32), axes, dict.fromkeys(axes, 1.0))
+    full = object_table(np.ones(shape, np.uint32), axes, dict.fromkeys(axes, 1.0))
+    assert table.splitlines() == full.splitlines()[:1]
+
+
+# --------------------------------------------------------------------------------- on disk
+
+
+def write_prediction(path: Path, foreground: NDArray[np.floating], **size: float) -> Path:
+    """Write probabilities with axes c(z)yx."""
+    axes = "czyx" if foreground.ndim == 4 else "cyx"
+    create_image(path, axes, foreground.shape, foreground.dtype, size)[...] = foreground
+    return path
+
+
+STACK = np.zeros((1, 3, 6, 7), np.float16)
+STACK[0, :, 1:3, 1:4] = 0.75
+STACK[0, 1, 4:, 5:] = 0.75
+
+
+@pytest.mark.parametrize(("model", "count"), [(FLAT, 4), (DEEP, 2)])
+def test_what_a_2d_network_predicted_is_segmented_plane_by_plane(
+    tmp_path: Path, model: dict[str, Any], count: int
+) -> None:
+    path = write_prediction(tmp_path / "prediction", STACK, z=2.0, y=0.5, x=0.5)
+    image = segment_image(path, tmp_path / "out", model, SegmentSettings())
+    assert (image.axes, image.array.dtype) == ("zyx", np.uint32)
+    assert image.voxel_size_um == {"z": 2.0, "y": 0.5, "x": 0.5}
+    assert np.unique(image.array[...]).tolist() == list(range(count + 1))
+    store.validate(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("threshold", "count"), [("auto", 4), (0.7, 4), (0.8, 0)], ids=["auto", "0.7", "0.8"]
+)
+def test_a_set_threshold_takes_the_place_of_the_models(
+    tmp_path: Path, threshold: Any, count: int
+) -> None:
+    path = write_prediction(tmp_path / "prediction", STACK)
+    settings = SegmentSettings(threshold=threshold)
+    assert segment_image(path, tmp_path / "out", FLAT, settings).array[...].max() == count
+
+
+def test_the_probabilities_of_all_classes_but_background_are_added(tmp_path: Path) -> None:
+    foreground = np.full((2, 3, 4), 0.3, np.float32)
+    foreground[1, :, 2] = 0
+    path = write_prediction(tmp_path / "prediction", foreground)
+    image = segment_image(path, tmp_path / "out", FLAT, SegmentSettings())
+    assert image.array[...].tolist() == [[1, 1, 0, 2]] * 3
+
+
+def test_images_are_segmented_into_one_folder(tmp_path: Path) -> None:
+    paths = [write_prediction(tmp_path / name, STACK) for name in "ab"]
+    segment_images(paths, tmp_path / "out", FLAT, SegmentSettings())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b"]
+    with pytest.raises(ValueError, match="must be an OME-Zarr image"):
+        segment_images([*paths, tmp_path / "c"], tmp_path / "other", FLAT, SegmentSettings())
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "out"}
+
+
+ROW = {"path": "p.tif", "experiment": "demo", "shape": [3, 6, 7], "voxels": 126, "reason": ""}
+
+
+def outputs(root: Path) -> dict[str, Path]:
+    return {
+        "segmentation": root / "segmentation.ome.zarr",
+        "objects": root / "objects.tsv",
+        "summary": root / "summary.json",
+    }
+
+
+def test_a_volume_gets_instances_a_table_and_a_summary(tmp_path: Path) -> None:
+    path = write_prediction(tmp_path / "prediction", STACK)
+    receipts = [{"state": "done", "reason": "", "seconds": seconds} for seconds in (1.5, 2.0)]
+    files = outputs(tmp_path)
+    segment_volume(ROW, receipts, path, files, FLAT, SegmentSettings())
+    assert read_json(files["summary"]) == {
+        "state": "done",
+        "reason": "",
+        "objects": 4,
+        "predict_seconds": 3.5,
+        "path": "p.tif",
+        "experiment": "demo",
+        "shape": [3, 6, 7],
+        "voxels": 126,
+    }
+    instances = open_image(files["segmentation"]).array[...]
+    table = pd.read_csv(files["objects"], sep="\t")
+    assert table["label"].tolist() == [1, 2, 3, 4]
+    assert table["voxels"].tolist() == np.bincount(instances.ravel())[1:].tolist()
+
+
+def test_a_volume_of_which_a_block_failed_has_failed_with_every_reason(tmp_path: Path) -> None:
+    receipts = [
+        {"state": "failed", "reason": "no axis", "seconds": 0.5},
+        {"state": "done", "reason": "", "seconds": 1.0},
+        {"state": "failed", "reason": "no pixels", "seconds": 0.5},
+    ]
+    files = outputs(tmp_path)
+    segment_volume(ROW, receipts, tmp_path / "nothing", files, FLAT, SegmentSettings())
+    summary = read_json(files["summary"])
+    assert (summary["state"], summary["reason"]) == ("failed", "no axis; no pixels")
+    assert (summary["objects"], summary["predict_seconds"]) == (None, 2.0)
+    group = zarr.open_group(files["segmentation"], mode="r")
+    assert not list(group.members())
+    assert group.attrs["reason"] == "no axis; no pixels"
+    assert len(pd.read_csv(files["objects"], sep="\t")) == 0
+
+
+def test_a_volume_that_could_not_be_planned_has_failed(tmp_path: Path) -> None:
+    row = {"path": "p.tif", "experiment": "demo", "state": "failed", "reason": "not there"}
+    files = outputs(tmp_path)
+    segment_volume(row, [], tmp_path / "nothing", files, FLAT, SegmentSettings())
+    summary = read_json(files["summary"])
+    assert (summary["state"], summary["reason"]) == ("failed", "not there")
+    assert (summary["shape"], summary["voxels"], summary["predict_seconds"]) == (None, None, 0)
+
+
+def test_a_volume_that_failed_before_is_replaced_when_it_succeeds(tmp_path: Path) -> None:
+    files = outputs(tmp_path)
+    row = {**ROW, "reason": "not there"}
+    segment_volume(row, [], tmp_path / "prediction", files, FLAT, SegmentSettings())
+    path = write_prediction(tmp_path / "prediction", STACK)
+    segment_volume(ROW, [], path, files, FLAT, SegmentSettings())
+    assert open_image(files["segmentation"]).array[...].max() == 4
+    segment_volume(row, [], path, files, FLAT, SegmentSettings())
+    assert not list(zarr.open_group(files["segmentation"], mode="r").members())

@@ -1,0 +1,399 @@
+"""Settings files: what is committed loads, and every mistake ends as one helpful line."""
+
+from __future__ import annotations
+
+import re
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from unetflow.experiments import (
+    changed,
+    datasets_of,
+    first_alike,
+    load_experiments,
+)
+from unetflow.reading import dotted_keys, parse, read_yaml
+from unetflow.settings import ExperimentSettings, PredictSettings, RunSettings
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "config"
+REGISTRY = ROOT / "resources/datasets"
+FILES = sorted((CONFIG / "experiments").glob("*.yaml"))
+SYNTHETIC = {"name": "made", "layout": {"kind": "synthetic", "shape": [4, 64, 64]}}
+GOOD: dict[str, Any] = {
+    "dataset": SYNTHETIC,
+    "model": {"width": 4, "depth": 2},
+    "patches": {"tile": 76},
+    "variants": {"wide": {"model.width": 8}, "long": {"train.steps": 9, "weights.w0": 0}},
+}
+
+
+def having(**changes: Any) -> dict[str, Any]:
+    """Return good settings with dotted keys (written with two underscores) changed."""
+    content = deepcopy(GOOD)
+    for dotted, value in changes.items():
+        *parents, last = dotted.split("__")
+        place = content
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return content
+
+
+def write(folder: Path, name: str, content: dict[str, Any]) -> None:
+    """Write an experiment file."""
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+def mistake(folder: Path, content: dict[str, Any]) -> str:
+    """Return the one line that loading an experiment file ends with."""
+    write(folder, "one", content)
+    with pytest.raises(ValueError, match="one") as caught:
+        load_experiments(folder, ["one"])
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith(f"{folder / 'one.yaml'}: ")
+    return line.removeprefix(f"{folder / 'one.yaml'}: ")
+
+
+def assert_matches(pattern: str, line: str) -> None:
+    """Refuse a line that does not match from start to end."""
+    assert re.fullmatch(pattern, line), f"{line!r} is not like {pattern!r}"
+
+
+# ----------------------------------------------------------------------- what is committed
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_committed_experiment_loads_and_finds_its_dataset(path: Path) -> None:
+    loaded = load_experiments(path.parent, [path.stem])
+    assert path.stem in loaded
+    assert datasets_of(loaded, REGISTRY, None)
+
+
+def test_the_committed_config_loads_and_names_what_exists() -> None:
+    path = CONFIG / "config.yaml"
+    run = parse(RunSettings, read_yaml(path), str(path))
+    assert load_experiments(CONFIG / "experiments", run.experiments)
+    assert all((CONFIG / "archives" / f"{name}.tsv").is_file() for name in run.archives)
+
+
+@pytest.mark.parametrize("path", [CONFIG / "config.yaml", *FILES], ids=lambda path: path.stem)
+def test_the_first_line_of_a_committed_file_links_a_schema_that_exists(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    link = first.removeprefix("# yaml-language-server: $schema=")
+    assert link != first
+    assert (path.parent / link).is_file()
+
+
+def test_settings_survive_json_and_back() -> None:
+    loaded = load_experiments(CONFIG / "experiments", [path.stem for path in FILES])
+    for settings in loaded.values():
+        assert ExperimentSettings(**settings.model_dump(mode="json")) == settings
+
+
+# --------------------------------------------------------------------------- unknown keys
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"trainn": {"steps": 3}}, "unknown key trainn; the nearest is train"),
+        ({"train__stepps": 3}, "unknown key train.stepps; the nearest is train.steps"),
+        ({"train__Steps": 3}, "unknown key train.Steps; the nearest is train.steps"),
+        ({"patches__tile_size": 76}, "unknown key patches.tile_size; the nearest is patches.tile"),
+        (
+            {"dataset__layout__shapee": [4, 64, 64]},
+            "unknown key dataset.layout.shapee; the nearest is dataset.layout.shape",
+        ),
+        (
+            {"dataset__downloads": [{"ulr": "a.zip"}]},
+            "unknown key dataset.downloads.ulr; the nearest is dataset.downloads.url",
+        ),
+        ({"qqqqqqqq": 3}, "unknown key qqqqqqqq; see config/README.md"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(
+    tmp_path: Path, changes: dict[str, Any], line: str
+) -> None:
+    assert mistake(tmp_path, having(**changes)) == line
+
+
+def test_an_unknown_key_of_a_variant_names_file_variant_key_and_nearest(tmp_path: Path) -> None:
+    line = mistake(tmp_path, having(variants={"long": {"train.stepps": 9}}))
+    assert line == "variants.long: unknown key train.stepps; the nearest is train.steps"
+
+
+def test_an_unknown_key_is_told_before_what_follows_from_it(tmp_path: Path) -> None:
+    content = having(dataset={"name": "made", "layuot": {"kind": "ctc"}})
+    assert mistake(tmp_path, content) == (
+        "unknown key dataset.layuot; the nearest is dataset.layout"
+    )
+
+
+@examples(deadline=None)
+@given(key=st.sampled_from(sorted(set(dotted_keys(ExperimentSettings)))), data=st.data())
+def test_a_key_with_one_letter_missing_is_refused_by_its_name(
+    key: str, data: st.DataObject
+) -> None:
+    *parents, last = key.split(".")
+    if "dataset" in parents or len(last) < 3:
+        return
+    at = data.draw(st.integers(0, len(last) - 1))
+    misspelt = last[:at] + last[at + 1 :]
+    place: dict[str, Any] = {misspelt: 1}
+    for parent in reversed(parents):
+        place = {parent: place}
+    with pytest.raises(ValueError, match=r"\AF: ") as caught:
+        parse(ExperimentSettings, GOOD | place, "F")
+    assert str(caught.value).startswith(f"F: unknown key {'.'.join([*parents, misspelt])};")
+    assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------ impossible values
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"train__steps": 0}, "train.steps must be greater than or equal to 1: got 0"),
+        ({"train__steps": "many"}, "train.steps must be a valid integer, .*: got 'many'"),
+        ({"model__dimensions": 4}, "model.dimensions must be 2 or 3: got 4"),
+        ({"weights__sigma": -1}, "weights.sigma must be greater than 0: got -1"),
+        ({"split__folds": 2}, "split.folds must be greater than or equal to 3: got 2"),
+        ({"split__run": [7]}, "split: run must name folds from 0 to 4: got .7."),
+        ({"split": None}, "split must be a valid dictionary.*: got None"),
+        ({"segment__threshold": 2}, "segment.threshold must be .*1.*: got 2"),
+        ({"segment__threshold": "atuo"}, "segment.threshold must be .*: got 'atuo'.* auto"),
+        ({"patches__tile": "big"}, "patches.tile must be .*: got 'big'"),
+        ({"dataset": "my data"}, "dataset .*A-Za-z0-9_-.*: got 'my data'"),
+        ({"dataset__layout__shape": [4]}, r"dataset.layout.shape .* at least 2 .*: got \[4\]"),
+        ({"dataset__layout__stacks": 0}, "dataset.layout.stacks must be .* 1: got 0"),
+        (
+            {"dataset__layout__texture": "membrane"},
+            "dataset.layout.texture must be .*: got 'membrane'; the nearest is membranes",
+        ),
+        (
+            {"dataset__layout__kind": "synthetc"},
+            "dataset.layout.*: got 'synthetc'; the nearest is synthetic",
+        ),
+        ({"dataset__voxel_size_um": {"z": 0}}, "dataset.voxel_size_um.z must be .* 0: got 0"),
+        ({"dataset__downloads": [{"url": ""}]}, "dataset.downloads.*url .* 1 .*: got ''"),
+    ],
+)
+def test_an_impossible_value_names_key_rule_and_what_was_found(
+    tmp_path: Path, changes: dict[str, Any], line: str
+) -> None:
+    assert_matches(line, mistake(tmp_path, having(**changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"train__optimiser": "adm"},
+            "train.optimiser must be 'sgd', 'adam' or 'adamw': got 'adm'; the nearest is adam",
+        ),
+        (
+            {"segment__method": "wathershed"},
+            "segment.method must be 'components' or 'watershed': got 'wathershed'; "
+            "the nearest is watershed",
+        ),
+        (
+            {"intensity__normalise": "z-score"},
+            "intensity.normalise must be 'zscore' or 'percentile': got 'z-score'; "
+            "the nearest is zscore",
+        ),
+    ],
+)
+def test_a_wrong_choice_names_the_choices_and_the_nearest(
+    tmp_path: Path, changes: dict[str, Any], line: str
+) -> None:
+    assert mistake(tmp_path, having(**changes)) == line
+
+
+@pytest.mark.parametrize("key", ["images", "masks"])
+def test_a_missing_key_of_a_layout_is_named(tmp_path: Path, key: str) -> None:
+    layout = {"kind": "pairs", "images": "images/*.tif", "masks": "masks/*.tif"}
+    del layout[key]
+    content = having(dataset={"name": "mine", "layout": layout})
+    assert mistake(tmp_path, content) == f"dataset.layout.{key} is required: add it"
+
+
+def test_a_missing_dataset_is_named(tmp_path: Path) -> None:
+    content = having()
+    del content["dataset"]
+    assert mistake(tmp_path, content) == "dataset is required: add it"
+
+
+def test_a_written_out_dataset_without_name_is_refused(tmp_path: Path) -> None:
+    line = mistake(tmp_path, having(dataset={"layout": SYNTHETIC["layout"]}))
+    assert line.endswith("a dataset written out must have a name: got none; add dataset.name")
+
+
+@pytest.mark.parametrize("stage", ["patches", "predict"])
+@pytest.mark.parametrize("tile", [75, 0, [76, 78]])
+def test_an_inadmissible_tile_names_stage_rule_and_nearest(
+    tmp_path: Path, stage: str, tile: Any
+) -> None:
+    line = mistake(tmp_path, having(**{f"{stage}__tile": tile}))
+    assert_matches(rf"{stage}\.tile must be 44 plus a multiple of 4: got \d+; nearest are .*", line)
+
+
+def test_a_tile_that_leaves_no_step_names_the_smallest(tmp_path: Path) -> None:
+    line = mistake(tmp_path, having(model__depth=3, patches__tile=92))
+    assert_matches(r"patches\.tile must leave an output of .*: got 92, .* smallest is \d+", line)
+    smallest = int(line.rsplit(" ", 1)[1])
+    parse(ExperimentSettings, having(model__depth=3, patches__tile=smallest), "F")
+
+
+@pytest.mark.parametrize("tile", [[76], [76, 76, 76]])
+def test_a_tile_of_another_number_of_axes_is_refused(tmp_path: Path, tile: list[int]) -> None:
+    line = mistake(tmp_path, having(predict__tile=tile))
+    assert line == f"predict.tile must be a number or 2 of them: got {tile}"
+
+
+def test_no_tile_of_prediction_means_that_of_the_patches() -> None:
+    settings = ExperimentSettings(**having())
+    assert settings.predict == PredictSettings()
+    assert settings.per_axis(settings.predict.tile) == (76, 76)
+
+
+# ------------------------------------------------------------------------- files and names
+
+
+@pytest.mark.parametrize("text", ["a: [1, 2", "a: b: c", "\tx: 1", "a: 'open"])
+def test_a_yaml_mistake_is_one_line_with_the_place(tmp_path: Path, text: str) -> None:
+    (tmp_path / "one.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"one\.yaml: must be YAML: .*line \d+, column") as caught:
+        load_experiments(tmp_path, ["one"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "word"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "one.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"one\.yaml: must hold keys and values: got \w+\Z"):
+        load_experiments(tmp_path, ["one"])
+
+
+def test_an_unknown_experiment_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"\Aexperiments: .*isbi2021\.yaml .*nearest is isbi2012"):
+        load_experiments(CONFIG / "experiments", ["isbi2021"])
+
+
+def test_an_unknown_variant_names_the_nearest(tmp_path: Path) -> None:
+    write(tmp_path, "one", GOOD)
+    with pytest.raises(ValueError, match="found none; the nearest is one-wide"):
+        load_experiments(tmp_path, ["one-wode"])
+
+
+def test_an_experiment_like_none_lists_the_known(tmp_path: Path) -> None:
+    write(tmp_path, "one", GOOD)
+    with pytest.raises(ValueError, match="found none; known are one"):
+        load_experiments(tmp_path, ["zzzzzz"])
+    with pytest.raises(ValueError, match="known are none"):
+        load_experiments(tmp_path / "empty", ["zzzzzz"])
+
+
+def test_one_name_in_the_config_is_a_list_of_one() -> None:
+    assert parse(RunSettings, {"experiments": "demo"}, "F").experiments == ("demo",)
+
+
+def test_a_misspelt_key_of_the_config_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"\AF: unknown key experiment; the .* is experiments\Z"):
+        parse(RunSettings, {"experiment": ["demo"]}, "F")
+
+
+# -------------------------------------------------------------------------------- variants
+
+
+def test_variants_differ_in_the_named_keys_alone(tmp_path: Path) -> None:
+    write(tmp_path, "one", GOOD)
+    loaded = load_experiments(tmp_path, ["one"])
+    assert list(loaded) == ["one", "one-long", "one-wide"]
+    base = loaded["one"].model_dump() | {"variants": {}}
+    long = deepcopy(base)
+    long["train"]["steps"], long["weights"]["w0"] = 9, 0
+    wide = deepcopy(base)
+    wide["model"]["width"] = 8
+    assert loaded["one-long"].model_dump() == long
+    assert loaded["one-wide"].model_dump() == wide
+
+
+def test_a_variant_can_run_alone(tmp_path: Path) -> None:
+    write(tmp_path, "one", GOOD)
+    assert list(load_experiments(tmp_path, ["one-wide"])) == ["one-wide"]
+
+
+def test_the_longest_file_name_wins_over_a_variant_of_a_shorter(tmp_path: Path) -> None:
+    write(tmp_path, "one", GOOD)
+    write(tmp_path, "one-more", having(variants={"b": {"train.steps": 2}}))
+    assert list(load_experiments(tmp_path, ["one-more"])) == ["one-more", "one-more-b"]
+    assert load_experiments(tmp_path, ["one-more-b"])["one-more-b"].train.steps == 2
+
+
+def test_changing_leaves_the_content_as_it_was() -> None:
+    content = deepcopy(GOOD)
+    changed(content, {"model.width": 99, "train.steps": 3}, "F")
+    assert content == GOOD
+
+
+@pytest.mark.parametrize(
+    ("key", "place"), [("model.width.more", "width"), ("dataset.name.x", "name")]
+)
+def test_a_variant_key_that_goes_through_a_value_is_refused(
+    tmp_path: Path, key: str, place: str
+) -> None:
+    line = mistake(tmp_path, having(variants={"bad": {key: 3}}))
+    assert line == f"variants.bad: {key}: {place} must hold keys: it is a value"
+
+
+def test_an_impossible_value_of_a_variant_names_the_variant(tmp_path: Path) -> None:
+    line = mistake(tmp_path, having(variants={"bad": {"train.steps": 0}}))
+    assert line == "variants.bad: train.steps must be greater than or equal to 1: got 0"
+
+
+def test_a_variant_name_with_a_space_is_refused(tmp_path: Path) -> None:
+    assert_matches(
+        "variants.*A-Za-z0-9_-.*: got 'a b'", mistake(tmp_path, having(variants={"a b": {}}))
+    )
+
+
+def test_what_variants_share_is_made_by_the_first_that_is_alike(tmp_path: Path) -> None:
+    write(tmp_path, "one", GOOD)
+    loaded = load_experiments(tmp_path, ["one"])
+    assert first_alike(loaded, "one-wide", ["dataset", "weights"]) == "one"
+    assert first_alike(loaded, "one-wide", ["dataset", "model"]) == "one-wide"
+    assert first_alike(loaded, "one-long", ["weights"]) == "one-long"
+    assert first_alike(loaded, "one", ["dataset", "model"]) == "one"
+
+
+# -------------------------------------------------------------------------------- datasets
+
+
+def test_experiments_share_a_dataset_that_they_describe_alike() -> None:
+    experiments = {name: ExperimentSettings(**GOOD) for name in ("one", "two")}
+    assert list(datasets_of(experiments, REGISTRY, None)) == ["made"]
+
+
+def test_two_descriptions_of_one_dataset_are_refused() -> None:
+    other = having(dataset__layout__shape=[5, 64, 64])
+    experiments = {"one": ExperimentSettings(**GOOD), "two": ExperimentSettings(**other)}
+    with pytest.raises(ValueError, match=r"dataset made: must mean one dataset: .*; rename one"):
+        datasets_of(experiments, REGISTRY, None)
+
+
+def test_a_description_that_takes_the_name_of_a_registry_entry_is_refused() -> None:
+    mine = having(dataset__name="isbi2012")
+    theirs = having(dataset="isbi2012")
+    experiments = {"one": ExperimentSettings(**mine), "two": ExperimentSettings(**theirs)}
+    with pytest.raises(ValueError, match="dataset isbi2012: must mean one dataset"):
+        datasets_of(experiments, REGISTRY, None)

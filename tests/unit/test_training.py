@@ -1,0 +1,631 @@
+"""Training: which patches, the same bytes, and the same end after being killed."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import zarr
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from unetflow import training
+from unetflow.inference import Model, array_reader, build, load, logits, sha256, softmax
+from unetflow.intensity import Normalisation, normalisations, write_histograms
+from unetflow.patches import cut_patches
+from unetflow.sampling import Patches
+from unetflow.settings import (
+    ExperimentSettings,
+    IntensitySettings,
+    PatchesSettings,
+    TrainSettings,
+    UNetSettings,
+    WeightsSettings,
+)
+from unetflow.store import NOT_ANNOTATED, add_label, create_array, create_image, write_json
+from unetflow.training import Task, optimiser, schedule, task_digest, train
+from unetflow.validation import (
+    THRESHOLDS,
+    best_threshold,
+    dice_at_thresholds,
+    foreground_histograms,
+    read_validation,
+    validate,
+)
+from unetflow.weights import write_weights
+
+torch.set_num_threads(1)
+
+TILE = 26
+STEPS = 12
+IMAGES = ("a", "b", "v")
+FILES = ("model.safetensors", "history.tsv", "model.json")
+
+
+def experiment(**train_settings: Any) -> ExperimentSettings:
+    """Return the settings of a training of seconds."""
+    chosen = {
+        "steps": STEPS,
+        "validate_every": 5,
+        "learning_rate": 0.01,
+        "momentum": 0.9,
+        "device": "cpu",
+        "threads": 1,
+        **train_settings,
+    }
+    return ExperimentSettings(
+        dataset="any",
+        split={"unit": "image", "folds": 3},
+        model={"width": 2, "depth": 1},
+        patches={"tile": TILE, "per_image": 2},
+        train=chosen,
+    )
+
+
+def prepare(root: Path) -> None:
+    """Make two training images with two patches each, and one image for validation."""
+    generator = np.random.default_rng(0)
+    for name in IMAGES:
+        instances = np.zeros((40, 44), np.uint32)
+        for number in range(1, 7):
+            row, column = generator.integers(0, 30, 2)
+            instances[row : row + 10, column : column + 9] = number
+        classes = (instances > 0).astype(np.uint8)
+        pixels = (60 + 80 * classes + generator.normal(0, 25, classes.shape)).clip(0, 255)
+        classes[:3] = NOT_ANNOTATED
+        path = root / "images" / name
+        create_image(path, "yx", pixels.shape, np.uint8, {})[...] = pixels.astype(np.uint8)
+        add_label(path, "classes", "yx", classes, {})
+        add_label(path, "instances", "yx", instances, {})
+        write_histograms(path, root / "intensity" / f"{name}.json")
+        weights = root / "weights" / name
+        write_weights(path, weights, [800, 400], WeightsSettings())
+        settings = PatchesSettings(tile=TILE, per_image=2)
+        cut_patches(
+            path, weights, root / "patches" / name, UNetSettings(depth=1).geometry, settings
+        )
+
+
+def task_in(root: Path) -> Task:
+    return Task(
+        patches={name: root / "patches" / name for name in "ab"},
+        validation={"v": root / "images/v"},
+        histograms={name: root / "intensity" / f"{name}.json" for name in IMAGES},
+        folds=[],
+        class_names=["background", "cell"],
+    )
+
+
+def train_in(root: Path, output: Path, **settings: Any) -> Path:
+    train(task_in(root), experiment(**settings), output, output / "checkpoints")
+    return output
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    prepare(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return the folder of an uninterrupted training."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield train_in(data, tmp_path_factory.mktemp("trained"))
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(autouse=True)
+def handler() -> Iterator[None]:
+    """Give pytest its own answer to SIGTERM back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+# -------------------------------------------------------------------------------- sampling
+
+
+def sampler(root: Path, counts: list[int], seed: int, extents: tuple[int, ...] = (4, 4)) -> Patches:
+    """Return patches whose pixels all hold the number of their image and their own: 100 i + k."""
+    for image, count in enumerate(counts):
+        shape = (count, 1, *extents)
+        pixels = np.broadcast_to(
+            (100 * image + np.arange(count)).reshape(-1, *(1,) * (len(shape) - 1)), shape
+        )
+        if (root / str(image)).exists():
+            continue
+        zarr.create_group(root / str(image), zarr_format=3)
+        for name, part, dtype in (
+            ("image", pixels, np.uint16),
+            ("classes", pixels[:, 0] % 2, np.uint8),
+            ("weights", pixels[:, 0], np.float32),
+        ):
+            axes = "ncyx" if name == "image" else "nyx"
+            create_array(root / str(image) / name, axes, part.shape, dtype, part.shape, part.shape)[
+                ...
+            ] = part.astype(dtype)
+    names = [str(image) for image in range(len(counts))]
+    same = Normalisation((0.0,), (1.0,))
+    return Patches({name: root / name for name in names}, dict.fromkeys(names, same), seed)
+
+
+PLAIN = {"gain": 0, "offset": 0, "orientations": False}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5, 7, 20])
+def test_every_patch_is_used_once_in_each_epoch_whatever_the_batch(
+    tmp_path: Path, batch: int
+) -> None:
+    patches = sampler(tmp_path, [3, 4], seed=0)
+    settings = TrainSettings(batch=batch, **PLAIN)
+    steps = -(-21 // batch)
+    seen = [
+        int(pixels[0, 0, 0]) for step in range(steps) for pixels in patches.batch(step, settings)[0]
+    ]
+    for epoch in range(3):
+        assert sorted(seen[7 * epoch : 7 * (epoch + 1)]) == [0, 1, 2, 100, 101, 102, 103]
+
+
+@given(st.integers(0, 2**40), st.integers(0, 50))
+@examples(deadline=None, max_examples=30)
+def test_the_order_depends_on_the_seed_alone(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, place: int
+) -> None:
+    root = tmp_path_factory.getbasetemp() / "order"
+    root.mkdir(exist_ok=True)
+    first, again = (sampler(root, [3, 4], seed) for _ in range(2))
+    for number in range(place):  # whatever has been asked for before
+        again.position(number)
+    assert first.position(place) == again.position(place)
+
+
+def test_another_seed_and_another_epoch_give_another_order(tmp_path: Path) -> None:
+    orders = {
+        tuple(sampler(tmp_path, [5, 5], seed).position(number) for number in epoch)
+        for seed in range(4)
+        for epoch in (range(10), range(10, 20))
+    }
+    assert len(orders) == 8
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_batches_read_ahead_equal_batches_read_directly(data: Path, first: int) -> None:
+    task, settings = task_in(data), TrainSettings(batch=3)
+    _, each = normalisations(task.histograms, ["a", "b"], IntensitySettings())
+    patches = Patches(task.patches, each, seed=4)
+    ahead = list(patches.ahead(first, settings, 11))
+    assert len(ahead) == 11 - first
+    for step, batch in enumerate(ahead, start=first):
+        for found, expected in zip(batch, patches.batch(step, settings), strict=True):
+            assert found.dtype == expected.dtype
+            assert found.tobytes() == expected.tobytes()
+    assert [part.dtype for part in ahead[0]] == [np.float32, np.int64, np.float32]
+    assert [part.shape for part in ahead[0]] == [(3, 1, 26, 26), (3, 10, 10), (3, 10, 10)]
+
+
+def test_pixels_without_annotation_have_weight_0_and_a_class_that_exists(data: Path) -> None:
+    task = task_in(data)
+    _, each = normalisations(task.histograms, ["a", "b"], IntensitySettings())
+    patches, unknown = Patches(task.patches, each, seed=0), 0
+    for step in range(4):
+        image, index = patches.position(step)
+        stored = np.asarray(patches.arrays[image][1][index])
+        _, classes, weights = patches.batch(step, TrainSettings(orientations=False))
+        unknown += np.count_nonzero(stored == NOT_ANNOTATED)
+        assert not weights[0][stored == NOT_ANNOTATED].any()
+        assert classes.max() < 2
+        assert (classes[0] == stored)[stored != NOT_ANNOTATED].all()
+    assert unknown
+
+
+@pytest.mark.parametrize("extents", [(4, 4), (4, 6), (2, 4, 4)])
+def test_pixels_classes_and_weights_are_turned_alike(
+    tmp_path: Path, extents: tuple[int, ...]
+) -> None:
+    """Each batch must stack, also where patches are not square."""
+    patches = sampler_of_ramps(tmp_path, extents)
+    straight, found = patches.batch(0, TrainSettings(batch=1, **PLAIN))[0][0, 0], Counter()
+    for step in range(60):
+        settings = TrainSettings(batch=2, gain=0, offset=0)
+        for pixels, classes, weights in zip(*patches.batch(step, settings), strict=True):
+            assert (pixels[0] == weights).all()
+            assert (classes == weights % 2).all()
+            assert sorted(pixels.ravel()) == sorted(straight.ravel())
+            found[pixels.tobytes()] += 1
+    square = extents[-1] == extents[-2]
+    assert len(found) == (8 if square else 4)
+
+
+def sampler_of_ramps(root: Path, extents: tuple[int, ...]) -> Patches:
+    """Return one patch whose pixels are numbered; classes and weights follow from the number."""
+    ramp = np.arange(np.prod(extents)).reshape(1, *extents)
+    zarr.create_group(root / "ramp", zarr_format=3)
+    for name, part, dtype in (
+        ("image", ramp[:, None], np.uint16),
+        ("classes", ramp % 2, np.uint8),
+        ("weights", ramp, np.float32),
+    ):
+        axes = ("nc" if name == "image" else "n") + "zyx"[-len(extents) :]
+        create_array(root / "ramp" / name, axes, part.shape, dtype, part.shape, part.shape)[...] = (
+            part.astype(dtype)
+        )
+    return Patches({"ramp": root / "ramp"}, {"ramp": Normalisation((0.0,), (1.0,))}, seed=0)
+
+
+def test_grey_values_change_within_gain_and_offset(tmp_path: Path) -> None:
+    patches = sampler_of_ramps(tmp_path, (4, 4))
+    gains, offsets = [], []
+    for step in range(100):
+        settings = TrainSettings(gain=0.2, offset=0.5, orientations=False)
+        pixels = patches.batch(step, settings)[0].ravel()
+        gain, offset = np.polynomial.polynomial.polyfit(np.arange(16), pixels, 1)[::-1]
+        gains.append(gain)
+        offsets.append(offset)
+    assert 0.8 - 1e-5 <= min(gains) < 0.85 < 1.15 < max(gains) <= 1.2 + 1e-5
+    assert -0.5 - 1e-5 <= min(offsets) < -0.4 < 0.4 < max(offsets) <= 0.5 + 1e-5
+
+
+# ------------------------------------------------------------------------------ validation
+
+
+@given(hnp.arrays(np.int64, (2, 100), elements=st.integers(0, 50)))
+def test_dice_at_every_threshold_equals_its_definition_on_pixels(counts: np.ndarray) -> None:
+    bins = np.concatenate([np.repeat(np.arange(100), row) for row in counts])
+    truth = np.repeat([False, True], counts.sum(axis=1))
+    for found, is_foreground in zip(dice_at_thresholds(counts), (True, False), strict=True):
+        for edge in (0, 1, 37, 99):
+            predicted = (bins >= edge) == is_foreground
+            right = truth == is_foreground
+            total = predicted.sum() + right.sum()
+            assert found[edge] == pytest.approx(2 * (predicted & right).sum() / max(total, 1))
+
+
+@pytest.mark.parametrize("shape", [(31, 44), (3, 20, 23)])
+def test_the_threshold_maximises_dice_over_all_thresholds(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(3)
+    chosen = UNetSettings(width=2, depth=1)
+    network = build(chosen, 1, 2).eval()
+    model = Model(network, chosen.geometry, torch.device("cpu"), "32", {})
+    generator = np.random.default_rng(0)
+    images = []
+    for _ in range(2):
+        pixels = generator.normal(0, 2, (1, *shape)).astype(np.float32)
+        classes = (pixels[0] + generator.normal(0, 1, shape) > 0).astype(np.uint8)
+        classes[..., :4, :] = NOT_ANNOTATED
+        images.append((pixels, classes))
+    likelihood, truth = [], []
+    for pixels, classes in images:
+        for plane in np.ndindex(shape[:-2]):
+            image, extents = pixels[:, *plane], shape[-2:]
+            whole = tuple(slice(0, extent) for extent in extents)
+            found = softmax(logits(model, array_reader(image), extents, whole, None))
+            known = classes[plane] != NOT_ANNOTATED
+            likelihood.append(1 - found[0][known])
+            truth.append(classes[plane][known] > 0)
+    likelihood, truth = np.concatenate(likelihood), np.concatenate(truth)
+    scores = [
+        2 * (truth & (likelihood >= edge)).sum() / (truth.sum() + (likelihood >= edge).sum())
+        for edge in THRESHOLDS[:-1]
+    ]
+    assert len(set(scores)) > 5
+    tile = (TILE, TILE)
+    assert best_threshold(model, images, tile) == THRESHOLDS[int(np.argmax(scores))]
+    found = dice_at_thresholds(foreground_histograms(model, images, tile))[0]
+    np.testing.assert_allclose(found, scores, atol=0.002)
+    assert 0 < validate(model, images, tile) <= 1
+
+
+def test_a_validation_image_without_annotation_is_refused(tmp_path: Path) -> None:
+    create_image(tmp_path / "image", "yx", (4, 4), np.uint8, {})[...] = 0
+    message = re.escape("image: a validation image must be annotated: it has no labels/classes")
+    with pytest.raises(ValueError, match=message):
+        read_validation(tmp_path / "image", Normalisation((0.0,), (1.0,)))
+
+
+# -------------------------------------------------------------------------------- training
+
+
+def assert_same(first: Path, second: Path, *names: str) -> None:
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_the_same_training_gives_the_same_bytes(data: Path, trained: Path, tmp_path: Path) -> None:
+    assert_same(trained, train_in(data, tmp_path), *FILES)
+
+
+def test_another_seed_gives_another_network(data: Path, trained: Path, tmp_path: Path) -> None:
+    other = train_in(data, tmp_path, seeds=(1,))
+    assert sha256(other / FILES[0]) != sha256(trained / FILES[0])
+
+
+def test_nothing_but_the_model_is_left_at_the_end(trained: Path) -> None:
+    assert sorted(path.name for path in trained.iterdir() if path.name != "checkpoints") == sorted(
+        FILES
+    )
+    assert not list(trained.glob("checkpoints/*"))
+
+
+def test_the_history_has_a_row_per_step_and_validates_at_the_end(trained: Path) -> None:
+    history = pd.read_csv(trained / "history.tsv", sep="\t")
+    assert history["step"].tolist() == list(range(1, STEPS + 1))
+    validated = history["validation_dice"].notna()
+    assert history["step"][validated].tolist() == [5, 10, 12]
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_the_model_is_the_one_that_validated_best(data: Path, trained: Path) -> None:
+    facts = json.loads((trained / "model.json").read_text())
+    history = pd.read_csv(trained / "history.tsv", sep="\t").dropna()
+    best = history.loc[history["validation_dice"].idxmax()]
+    assert facts["training"]["best_step"] == best["step"]
+    assert facts["training"]["validation_dice"] == best["validation_dice"]
+    model = load(trained, "cpu", "32")
+    normalise = Normalisation(
+        tuple(facts["intensity"]["offset"]), tuple(facts["intensity"]["scale"])
+    )
+    images = [read_validation(data / "images/v", normalise)]
+    assert validate(model, images, facts["tile"]) == pytest.approx(best["validation_dice"])
+    assert facts["threshold"] == best_threshold(model, images, facts["tile"])
+
+
+def test_a_training_learns(data: Path, tmp_path: Path) -> None:
+    train_in(data, tmp_path, steps=60, optimiser="adam", validate_every=60)
+    losses = pd.read_csv(tmp_path / "history.tsv", sep="\t")["loss"]
+    assert losses[-10:].mean() < 0.8 * losses[:10].mean()
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("schedule_kind", ["constant", "one_cycle"])
+def test_the_history_tells_the_learning_rate_of_each_step(
+    data: Path, tmp_path: Path, kind: str, schedule_kind: str
+) -> None:
+    chosen = {"optimiser": kind, "schedule": schedule_kind, "steps": 5}
+    train_in(data, tmp_path, **chosen)
+    found = pd.read_csv(tmp_path / "history.tsv", sep="\t")["learning_rate"]
+    expected = [0.01] * 5
+    if schedule_kind == "one_cycle":
+        reference = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.01)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(
+            reference, 0.01, total_steps=5, cycle_momentum=False
+        )
+        expected = []
+        for _ in range(5):
+            expected += cycle.get_last_lr()
+            reference.step()
+            cycle.step()
+    assert found.tolist() == pytest.approx(expected)
+
+
+def test_a_schedule_of_the_learning_rate_leaves_the_momentum_as_it_is_set() -> None:
+    settings = TrainSettings(schedule="one_cycle", momentum=0.99)
+    made = optimiser(torch.nn.Linear(1, 1), settings)
+    rates = schedule(made, settings, 10)
+    for _ in range(10):
+        assert made.param_groups[0]["momentum"] == 0.99
+        made.step()
+        rates.step()
+
+
+def test_one_step_is_a_training(data: Path, tmp_path: Path) -> None:
+    for kind in ("constant", "one_cycle"):
+        train_in(data, tmp_path / kind, steps=1, schedule=kind)
+        facts = json.loads((tmp_path / kind / "model.json").read_text())
+        assert facts["training"]["best_step"] == 1
+
+
+def test_a_trained_model_loads_and_predicts(data: Path, trained: Path) -> None:
+    facts = json.loads((trained / "model.json").read_text())
+    assert facts["class_names"] == ["background", "cell"]
+    assert facts["channels"] == 1
+    assert facts["tile"] == [TILE, TILE]
+    assert facts["weights_sha256"] == sha256(trained / "model.safetensors")
+    model = load(trained, "cpu", "32")
+    pixels = np.random.default_rng(0).normal(size=(1, 33, 37)).astype(np.float32)
+    whole = (slice(0, 33), slice(0, 37))
+    found = logits(model, array_reader(pixels), (33, 37), whole, facts["tile"])
+    assert found.shape == (2, 33, 37)
+    assert np.isfinite(found).all()
+
+
+def test_channels_last_weights_are_stored_in_plain_order(trained: Path) -> None:
+    model = load(trained, "cpu", "32")
+    kernel = next(model.network.parameters())
+    assert kernel.shape == (2, 1, 3, 3)
+
+
+# ----------------------------------------------------------------------------- final model
+
+
+@pytest.mark.parametrize(
+    ("best_steps", "steps"), [([3, 9, 5], 5), ([3, 8], 5), ([7], 7), ([1, 1], 1)]
+)
+def test_the_final_model_takes_the_median_step_and_the_mean_threshold_of_the_folds(
+    data: Path, tmp_path: Path, best_steps: list[int], steps: int
+) -> None:
+    thresholds = [0.4, 0.7, 0.6][: len(best_steps)]
+    folds = []
+    for number, facts in enumerate(zip(best_steps, thresholds, strict=True)):
+        folds.append(tmp_path / f"fold{number}.json")
+        write_json(folds[-1], {"training": {"best_step": facts[0]}, "threshold": facts[1]})
+    task = replace(task_in(data), validation={}, folds=folds)
+    train(task, experiment(), tmp_path / "final", tmp_path / "checkpoints")
+    facts = json.loads((tmp_path / "final/model.json").read_text())
+    assert facts["training"]["steps"] == facts["training"]["best_step"] == steps
+    assert facts["threshold"] == pytest.approx(np.mean(thresholds))
+    assert facts["training"]["validation_dice"] is None
+    assert len((tmp_path / "final/history.tsv").read_text().splitlines()) == steps + 1
+
+
+# ------------------------------------------------------------------------------ interrupted
+
+KILL = """
+import os, sys
+from pathlib import Path
+import test_training
+from unetflow import training
+take_step = training.take_step
+def take_step_and_kill(state, batch, settings):
+    loss = take_step(state, batch, settings)
+    if state.step == {step}:
+        os.kill(os.getpid(), {signal})
+    return loss
+training.take_step = take_step_and_kill
+test_training.train_in(Path({data!r}), Path({output!r}), **{settings!r})
+"""
+
+
+def kill_at(step: int, number: int, data: Path, output: Path, settings: dict[str, Any]) -> int:
+    """Train in a process of its own that gets a signal within a step; return its exit status."""
+    script = KILL.format(
+        step=step, signal=number, data=str(data), output=str(output), settings=settings
+    )
+    folder = Path(__file__).parent
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, timeout=120, check=False
+    ).returncode
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "settings"),
+    [
+        (signal.SIGTERM, 143, {"batch": 2}),
+        (
+            signal.SIGKILL,
+            -9,
+            {"checkpoint_minutes": 1e-6, "optimiser": "adamw", "schedule": "one_cycle"},
+        ),
+    ],
+    ids=["SIGTERM", "SIGKILL"],
+)
+def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
+    data: Path, tmp_path: Path, number: int, status: int, settings: dict[str, Any]
+) -> None:
+    expected = train_in(data, tmp_path / "expected", **settings)
+    output = tmp_path / "killed"
+    assert kill_at(7, int(number), data, output, settings) == status
+    assert not (output / "model.safetensors").exists()
+    (checkpoint,) = (output / "checkpoints").iterdir()
+    saved = torch.load(checkpoint, weights_only=True)
+    assert saved["step"] in (7, 8)
+    assert saved["best_step"] == 5
+    train_in(data, output, **settings)
+    assert_same(expected, output, *FILES)
+    assert not list((output / "checkpoints").iterdir())
+
+
+def test_a_training_stopped_before_its_first_checkpoint_starts_again(
+    data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> float:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "take_step", stop)
+        with pytest.raises(MemoryError):
+            train_in(data, tmp_path)
+    assert not list(tmp_path.rglob("*"))
+    assert_same(trained, train_in(data, tmp_path), *FILES)
+
+
+def test_a_training_terminated_after_its_last_step_only_writes_the_model(
+    data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_step = training.take_step
+
+    def last(state: Any, batch: Any, settings: Any) -> float:
+        loss = take_step(state, batch, settings)
+        if state.step == STEPS - 1:
+            signal.raise_signal(signal.SIGTERM)
+        return loss
+
+    monkeypatch.setattr(training, "take_step", last)
+    with pytest.raises(SystemExit, match="143"):
+        train_in(data, tmp_path)
+
+    def never(*_: Any) -> float:
+        raise AssertionError("no step is left")
+
+    monkeypatch.setattr(training, "take_step", never)
+    assert_same(trained, train_in(data, tmp_path), *FILES)
+
+
+def test_sigterm_means_what_it_did_before_once_the_steps_are_taken(
+    data: Path, tmp_path: Path
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    train_in(data, tmp_path, steps=1)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+CHANGES = ("seed", "class names", "statistics", "pixels", "validation")
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_checkpoint_is_not_taken_up_by_a_training_of_something_else(
+    tmp_path: Path, change: str
+) -> None:
+    prepare(tmp_path)
+    task, settings = task_in(tmp_path), experiment()
+    before = task_digest(task, settings)
+    assert task_digest(task_in(tmp_path), experiment()) == before
+    if change == "seed":
+        settings = experiment(seeds=(1,))
+    elif change == "class names":
+        task = replace(task, class_names=["background", "nucleus", "membrane"])
+    elif change == "statistics":
+        facts = json.loads(task.histograms["a"].read_text())
+        facts["channels"][0]["mean"] += 1
+        write_json(task.histograms["a"], facts)
+    elif change == "validation":
+        zarr.open_array(tmp_path / "images/v/labels/classes/0", mode="r+")[...] = 1
+    else:  # the same patches, cut at the same places of a corrected image
+        zarr.open_array(tmp_path / "images/a/0", mode="r+")[...] = 7
+        geometry = UNetSettings(depth=1).geometry
+        paths = [tmp_path / folder / "a" for folder in ("images", "weights", "patches")]
+        cut_patches(*paths, geometry, PatchesSettings(tile=TILE, per_image=2))
+    assert task_digest(task, settings) != before
+
+
+# ----------------------------------------------------------------------------------- errors
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step(data: Path, tmp_path: Path) -> None:
+    message = (
+        r"loss must stay finite: got (nan|inf) at step \d+ of seed 0; "
+        r"lower train\.learning_rate or set train\.gradient_clip"
+    )
+    with pytest.raises(ValueError, match=message):
+        train_in(data, tmp_path, learning_rate=1e30)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_training_without_patches_is_an_error(data: Path, tmp_path: Path) -> None:
+    message = "training must have patches: got none; annotate more images or use fewer folds"
+    with pytest.raises(ValueError, match=message):
+        train(replace(task_in(data), patches={}), experiment(), tmp_path, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gpu_that_is_not_there_is_an_error(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device must exist: got gpu, but torch sees none"):
+        train_in(data, tmp_path, device="gpu")

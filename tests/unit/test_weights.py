@@ -1,0 +1,282 @@
+"""Distances to objects, border weights and training targets."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from skimage.measure import label
+
+from unetflow.distances import nearest_two
+from unetflow.settings import WeightsSettings
+from unetflow.store import NOT_ANNOTATED, add_label, create_image
+from unetflow.weights import (
+    border_term,
+    class_weights,
+    separate,
+    target_and_weights,
+    write_weights,
+)
+
+SAMPLINGS = {1: [(1.0,)], 2: [(1.0, 1.0), (1.0, 2.5)], 3: [(1.0, 1.0, 1.0), (3.0, 1.0, 1.5)]}
+
+
+@st.composite
+def objects(draw: st.DrawFn, dimensions: tuple[int, ...] = (1, 2, 3)) -> NDArray[np.uint32]:
+    """Draw a label image, some of it empty, objects in pieces and ids with gaps among them."""
+    shape = draw(st.lists(st.integers(1, 7), min_size=min(dimensions), max_size=max(dimensions)))
+    elements = st.sampled_from([0, 0, 0, 0, 1, 2, 9, 4_000_000_000])
+    return draw(hnp.arrays(np.uint32, tuple(shape), elements=elements))
+
+
+def brute_force(
+    instances: NDArray[np.integer], sampling: tuple[float, ...]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Distances to the nearest two objects, by looking at every pair of pixels."""
+    places = np.argwhere(np.ones(instances.shape, bool)) * sampling
+    nearest = [np.full(len(places), np.inf)] * 2
+    for name in np.unique(instances[instances > 0]):
+        inside = np.argwhere(instances == name) * sampling
+        nearest.append(np.linalg.norm(places[:, None] - inside, axis=2).min(axis=1))
+    first, second = np.sort(nearest, axis=0)[:2]
+    return first.reshape(instances.shape), second.reshape(instances.shape)
+
+
+@given(objects(), st.data(), st.sampled_from([1.0, 2.5, 4.0, 100.0]))
+def test_distances_up_to_the_radius_equal_brute_force(
+    instances: NDArray[np.uint32], data: st.DataObject, radius: float
+) -> None:
+    sampling = data.draw(st.sampled_from(SAMPLINGS[instances.ndim]))
+    for found, expected in zip(
+        nearest_two(instances, radius, sampling), brute_force(instances, sampling), strict=True
+    ):
+        assert found.dtype == np.float32
+        within = expected <= radius
+        np.testing.assert_allclose(found[within], expected[within], rtol=1e-6)
+        # Beyond it they are larger than the radius, and never less than the truth.
+        assert (found[~within] > radius).all()
+        assert (found[~within] >= expected[~within] * (1 - 1e-6)).all()
+
+
+def test_a_worked_row_has_two_objects() -> None:
+    first, second = nearest_two(np.array([0, 5, 0, 0, 2, 2]), 9, (1.0,))
+    assert first.tolist() == [1, 0, 1, 1, 0, 0]
+    assert second.tolist() == [4, 3, 2, 2, 3, 4]
+
+
+@given(objects((2, 3)), st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([1.0, 10.0, 100.0]))
+def test_the_border_term_equals_the_papers_formula(
+    instances: NDArray[np.uint32], sigma: float, w0: float
+) -> None:
+    for sampling in SAMPLINGS[instances.ndim]:
+        first, second = brute_force(instances, sampling)
+        expected = w0 * np.exp(-((first + second) ** 2) / (2 * sigma**2))
+        found = border_term(instances, WeightsSettings(w0=w0, sigma=sigma), sampling)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(
+            found, np.where(instances == 0, expected, 0), rtol=1e-4, atol=1e-7 * w0
+        )
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (2, 5, 6)])
+@pytest.mark.parametrize("count", [0, 1])
+def test_the_border_term_is_0_with_fewer_than_two_objects(
+    shape: tuple[int, ...], count: int
+) -> None:
+    instances = np.zeros(shape, np.uint32)
+    instances[..., 1:3, 1:3] = 7 * count
+    assert not border_term(instances, WeightsSettings(), (1.0,) * len(shape)).any()
+
+
+def test_the_border_term_is_largest_in_the_gap_between_two_objects() -> None:
+    instances = np.zeros((9, 11), np.uint32)
+    instances[:, :5], instances[:, 6:] = 1, 2
+    term = border_term(instances, WeightsSettings(w0=10, sigma=5), (1.0, 1.0))
+    np.testing.assert_allclose(term[:, 5], 10 * math.exp(-(2**2) / 50), rtol=1e-6)
+    assert np.count_nonzero(term) == 9
+
+
+# ------------------------------------------------------------------------- separating line
+
+
+@given(objects((2, 3)))
+def test_one_pixel_of_every_touching_pair_becomes_background(
+    instances: NDArray[np.uint32],
+) -> None:
+    classes = np.where(instances > 0, 1, 0).astype(np.uint8)
+    found = separate(classes, instances)
+    expected = classes.copy()
+    for pixel in np.ndindex(instances.shape):
+        for axis in range(instances.ndim):
+            after = list(pixel)
+            after[axis] += 1
+            if after[axis] < instances.shape[axis]:
+                pair = {int(instances[pixel]), int(instances[tuple(after)])}
+                if len(pair) == 2 and 0 not in pair:
+                    expected[pixel] = 0
+    assert found.tolist() == expected.tolist()
+
+
+@given(objects((2, 3)))
+def test_separated_instances_stay_apart_when_they_are_labelled_again(
+    instances: NDArray[np.uint32],
+) -> None:
+    separated = separate((instances > 0).astype(np.uint8), instances)
+    found = label(separated, connectivity=1)
+    for component in range(1, found.max() + 1):
+        assert len(np.unique(instances[found == component])) == 1
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_straight_border_is_one_pixel_wide(axis: int) -> None:
+    instances = np.ones((6, 7), np.uint32)
+    np.moveaxis(instances, axis, 0)[3:] = 2
+    separated = np.moveaxis(separate(np.ones((6, 7), np.uint8), instances), axis, 0)
+    assert separated[:, 0].tolist() == [1, 1, 0, *[1] * (separated.shape[0] - 3)]
+    assert (separated == separated[:, :1]).all()
+
+
+def test_a_worked_corner_of_three_cells() -> None:
+    instances = np.array(
+        [
+            [1, 1, 1, 2, 2],
+            [1, 1, 1, 2, 2],
+            [3, 3, 3, 3, 3],
+            [0, 3, 3, 3, 0],
+        ]
+    )
+    assert separate((instances > 0).astype(np.uint8), instances).tolist() == [
+        [1, 1, 0, 1, 1],
+        [0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1],
+        [0, 1, 1, 1, 0],
+    ]
+
+
+def test_pixels_without_annotation_stay_so_at_a_border() -> None:
+    classes = np.array([[1, NOT_ANNOTATED, 1, 1]], np.uint8)
+    instances = np.array([[1, 1, 2, 2]])
+    assert separate(classes, instances).tolist() == [[1, NOT_ANNOTATED, 1, 1]]
+
+
+# ------------------------------------------------------------------------- class weights
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=6).filter(any))
+def test_class_weights_have_mean_1_and_share_the_total_equally(counts: list[int]) -> None:
+    weights = class_weights(counts).astype(np.float64)
+    shares = weights * counts
+    assert shares.sum() / sum(counts) == pytest.approx(1, rel=1e-5)
+    present = shares[np.array(counts) > 0]
+    assert present == pytest.approx(np.full(len(present), present.mean()), rel=1e-5)
+    assert not weights[np.array(counts) == 0].any()
+
+
+# ----------------------------------------------------------------------------- all of it
+
+
+@st.composite
+def annotated(draw: st.DrawFn) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
+    instances = draw(objects((2, 3)))
+    unknown = draw(hnp.arrays(bool, instances.shape, elements=st.sampled_from([False, True])))
+    return np.where(unknown, NOT_ANNOTATED, instances > 0).astype(np.uint8), instances
+
+
+@given(annotated(), st.booleans(), st.booleans(), st.sampled_from([0.0, 10.0]))
+def test_weights_are_positive_exactly_where_there_is_annotation(
+    case: tuple[NDArray[np.uint8], NDArray[np.uint32]], balance: bool, touching: bool, w0: float
+) -> None:
+    classes, instances = case
+    before = classes.copy(), instances.copy()
+    settings = WeightsSettings(w0=w0, balance_classes=balance, separate_touching=touching)
+    for known in (instances, None):
+        target, weights = target_and_weights(
+            classes, known, [30, 10], settings, (1.0,) * classes.ndim
+        )
+        assert (target.dtype, weights.dtype) == (np.uint8, np.float32)
+        assert ((target == NOT_ANNOTATED) == (classes == NOT_ANNOTATED)).all()
+        assert ((weights > 0) == (classes != NOT_ANNOTATED)).all()
+        assert np.isfinite(weights).all()
+    assert np.array_equal(classes, before[0])
+    assert np.array_equal(instances, before[1])
+
+
+def test_weights_are_the_class_weight_plus_the_border_term() -> None:
+    instances = np.zeros((7, 12), np.uint32)
+    instances[2:5, 1:5], instances[2:5, 5:9] = 1, 2
+    classes = (instances > 0).astype(np.uint8)
+    classes[0, 0] = NOT_ANNOTATED
+    settings = WeightsSettings(w0=3, sigma=2)
+    target, weights = target_and_weights(classes, instances, [60, 20], settings, (1.0, 1.0))
+    divided = np.where(target == 1, instances, 0)
+    assert not divided[2:5, 4].any()
+    first, second = brute_force(divided, (1.0, 1.0))
+    expected = np.where(
+        target == 1, 80 / (2 * 20), 80 / (2 * 60) + 3 * np.exp(-((first + second) ** 2) / 8)
+    )
+    expected[0, 0] = 0
+    np.testing.assert_allclose(weights, expected, rtol=1e-5)
+
+
+def test_without_instances_the_components_of_the_foreground_are_taken() -> None:
+    classes = np.array([[1, 1, 0, 2, 2], [0, 0, 0, 2, 0], [1, 0, 0, 0, 0]], np.uint8)
+    components = np.array([[1, 1, 0, 2, 2], [0, 0, 0, 2, 0], [3, 0, 0, 0, 0]])
+    results = [
+        target_and_weights(classes, known, [9, 3, 3], WeightsSettings(), (1.0, 1.0))
+        for known in (None, components)
+    ]
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (2, 4, 5)])
+@pytest.mark.parametrize("known", [True, False])
+def test_an_image_without_objects_has_the_background_weight_alone(
+    shape: tuple[int, ...], known: bool
+) -> None:
+    classes = np.zeros(shape, np.uint8)
+    instances = np.zeros(shape, np.uint32) if known else None
+    target, weights = target_and_weights(
+        classes, instances, [100, 300], WeightsSettings(), (1.0,) * len(shape)
+    )
+    assert not target.any()
+    assert (weights == 2).all()
+
+
+# ------------------------------------------------------------------------------- on disk
+
+
+def test_written_weights_respect_the_size_of_voxels(tmp_path: Path) -> None:
+    """Planes 3 µm and pixels 1 µm apart: a gap of one plane is as far as one of three pixels."""
+    instances = np.zeros((5, 8, 9), np.uint32)
+    instances[0], instances[2] = 1, 2
+    path = tmp_path / "image"
+    size = {"z": 3.0, "y": 1.0, "x": 1.0}
+    create_image(path, "czyx", (2, *instances.shape), np.uint16, size)[...] = 1
+    add_label(path, "classes", "zyx", (instances > 0).astype(np.uint8), size)
+    add_label(path, "instances", "zyx", instances, size)
+    settings = WeightsSettings(w0=10, sigma=5, balance_classes=False)
+    write_weights(path, tmp_path / "weights", [1, 1], settings)
+    group = zarr.open_group(tmp_path / "weights", mode="r")
+    assert group["target"][...].tolist() == (instances > 0).tolist()
+    weights = group["weights"][...]
+    assert weights.dtype == np.float32
+    np.testing.assert_allclose(weights[1], 1 + 10 * math.exp(-(6**2) / 50), rtol=1e-6)
+    np.testing.assert_allclose(weights[3], 1 + 10 * math.exp(-(12**2) / 50), rtol=1e-6)
+    assert {path.name for path in tmp_path.iterdir()} == {"image", "weights"}
+
+
+def test_an_image_without_annotation_is_refused(tmp_path: Path) -> None:
+    create_image(tmp_path / "image", "yx", (4, 4), np.uint8, {})[...] = 0
+    message = re.escape("image: an image must be annotated: it has no labels/classes")
+    with pytest.raises(ValueError, match=message):
+        write_weights(tmp_path / "image", tmp_path / "weights", [1, 1], WeightsSettings())
+    assert not (tmp_path / "weights").exists()
