@@ -87,3 +87,11 @@ def test_reverting_an_edit_clears_it(project: Project) -> None:
     project.append(f"{LIBRARY}/training.py", CODE)
     path.write_text(before)
     assert project.would_run() == set()
+
+
+def test_how_to_predict_does_not_retrain(project: Project) -> None:
+    path = project.path / "config/experiments/tiny.yaml"
+    path.write_text(path.read_text().replace("predict: {", "predict: {orientations: 4, "))
+    jobs = project.would_run()
+    assert "predict_images" in jobs
+    assert "train_model" not in jobs

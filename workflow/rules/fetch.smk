@@ -6,7 +6,6 @@ rule fetch_dataset:
         "<logs>/fetch/{dataset}.log",
     benchmark:
         "<costs>/fetch/{dataset}.tsv"
-    retries: 2
     resources:
         mem_mb=500,
         runtime=240,

@@ -30,7 +30,6 @@ rule train_model:
         "<logs>/train/{experiment}/{split}/seed{seed}.log",
     benchmark:
         "<costs>/train/{experiment}/{split}_seed{seed}.tsv"
-    retries: 1
     threads: lambda wildcards: EXPERIMENTS[wildcards.experiment].train.threads
     resources:
         mem_mb=8000,

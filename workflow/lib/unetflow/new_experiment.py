@@ -86,6 +86,10 @@ def describe(name: str, images: str, masks: str) -> str:
     """
     if not re.fullmatch("[A-Za-z0-9_-]+", name):
         raise ValueError(f"NAME must be letters, digits, - and _: got {name!r}; choose another")
+    if not (images and masks):
+        raise ValueError(
+            "IMAGES and MASKS must be patterns such as 'data/images/*.tif': one is empty"
+        )
     folder = common_folder(images, masks)
     here = [
         Path(pattern).absolute().relative_to(folder.absolute()).as_posix()

@@ -221,7 +221,7 @@ class State:
         """Take up a checkpoint, where there is one."""
         if not path.is_file():
             return
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, weights_only=True, map_location=self.fabric.device)
         for name in ("network", "optimiser", "schedule"):
             getattr(self, name).load_state_dict(saved[name])
         for name in ("step", "history", "best_score", "best_step", "best"):
