@@ -15,7 +15,9 @@ checkpoint prepare_dataset:
         runtime=120,
     params:
         code=code("prepare_dataset.py"),
-        settings=lambda wildcards: DATASETS[wildcards.dataset].model_dump(mode="json"),
+        settings=lambda wildcards: DATASETS[wildcards.dataset].model_dump(
+            mode="json", exclude={"title", "licence", "citation"}
+        ),
         root=lambda wildcards: DATASETS[wildcards.dataset].folder
         or f"{RUN.results}/datasets/{wildcards.dataset}/archive",
         key=lambda wildcards: dataset_key(wildcards.dataset),
