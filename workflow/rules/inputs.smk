@@ -115,7 +115,9 @@ def training_settings(wildcards):
     """Sections that a network depends on."""
     experiment = EXPERIMENTS[wildcards.experiment]
     settings = experiment.model_dump(mode="json")
-    chosen = {name: settings[name] for name in ("intensity", "patches", "model", "train")}
+    chosen = {
+        name: settings[name] for name in ("intensity", "patches", "model", "train")
+    }
     # Validation predicts tile by tile; nothing else of prediction reaches the network.
     chosen["predict"] = {"tile": list(experiment.per_axis(experiment.predict.tile))}
     chosen["dataset"] = dataset_name_of(wildcards.experiment)
