@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -194,10 +195,25 @@ def test_the_frame_that_is_left_out_does_not_count(tmp_path: Path, axes: str, bo
     assert evaluated(paths, ignore_border=border) == pytest.approx(evaluated(cropped))
 
 
-def test_truth_without_classes_is_refused(tmp_path: Path) -> None:
+def test_fractions_are_no_truth(tmp_path: Path) -> None:
     paths = write_images(tmp_path, picture(), picture(), "yx")
-    with pytest.raises(ValueError, match="truth must have labels/classes: found none"):
+    with pytest.raises(ValueError, match="truth must have labels/classes, or be a label image"):
         evaluated([paths[1], *paths[1:]])
+
+
+def test_ids_tell_no_classes_to_a_network_of_three(tmp_path: Path) -> None:
+    paths = write_images(tmp_path, picture(), picture(), "yx")
+    images = map(open_image, [paths[2], *paths[1:]])
+    model = {"class_names": ["background", "nucleus", "cell"], "network": {"dimensions": 2}}
+    with pytest.raises(ValueError, match="for 2 classes, the network has 3"):
+        evaluate_image(*images, model, EvaluateSettings())
+
+
+def test_a_truth_of_another_shape_is_refused(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "a", picture(), picture(), "yx")
+    other = write_images(tmp_path / "b", picture()[:-1], picture()[:-1], "yx")
+    with pytest.raises(ValueError, match=r"extents \(24, 30\) of the volume: it has \(23, 30\)"):
+        evaluated([other[0], *paths[1:]])
 
 
 def test_a_table_has_a_row_per_image_and_metric(tmp_path: Path) -> None:
@@ -215,17 +231,47 @@ def test_a_table_has_a_row_per_image_and_metric(tmp_path: Path) -> None:
         assert found == pytest.approx(evaluated(paths), rel=1e-5)
 
 
-@pytest.mark.parametrize(("state", "rows"), [("done", True), ("failed", False)])
-def test_a_volume_that_failed_has_a_table_without_scores(
-    tmp_path: Path, state: str, rows: bool
-) -> None:
-    paths = write_images(tmp_path, picture(), picture(1), "yx")
-    output = tmp_path / "volume/metrics.tsv"
-    evaluate_volume({"state": state}, paths, output, MODEL, EvaluateSettings())
-    table = pd.read_csv(output, sep="\t", dtype={"image": str})
-    assert table.columns.tolist() == ["image", "metric", "value"]
-    assert bool(len(table)) == rows
-    assert set(table["image"]) <= {"volume"}
+def volume_table(root: Path, truth: Path, state: str = "done") -> pd.DataFrame:
+    """Scores of a volume as they were written."""
+    paths = {name: root / name for name in ("prediction", "segmentation")} | {"truth": truth}
+    evaluate_volume({"state": state}, paths, root / "metrics.tsv", MODEL, EvaluateSettings())
+    return pd.read_csv(root / "metrics.tsv", sep="\t")
+
+
+def test_a_volume_is_scored_by_labels_or_by_a_label_image(tmp_path: Path) -> None:
+    truth = picture()
+    paths = write_images(tmp_path, truth, picture(1), "yx")
+    tifffile.imwrite(tmp_path / "truth.tif", truth.astype(np.uint16))
+    create_image(tmp_path / "ids", "yx", truth.shape, np.uint32, {})[...] = truth
+    for place in (tmp_path / "truth", tmp_path / "truth.tif", tmp_path / "ids"):
+        table = volume_table(tmp_path, place)
+        assert table.columns.tolist() == ["metric", "value", "reason"]
+        found = dict(zip(table["metric"], table["value"], strict=True))
+        assert found == pytest.approx(evaluated(paths), rel=1e-5), place
+
+
+def test_a_volume_that_failed_has_no_scores(tmp_path: Path) -> None:
+    write_images(tmp_path, picture(), picture(1), "yx")
+    assert volume_table(tmp_path, tmp_path / "truth", "failed").empty
+
+
+def test_a_truth_that_cannot_be_used_is_told_and_stops_nothing(tmp_path: Path) -> None:
+    write_images(tmp_path, picture(), picture(1), "yx")
+    tifffile.imwrite(tmp_path / "truth.tif", np.zeros((7, 7), np.uint8))
+    for name, words in (
+        ("truth.tif", "truth must have the extents (24, 30)"),
+        ("missing.tif", "a volume must exist: found nothing"),
+        ("prediction", "truth must have labels/classes"),
+    ):
+        (row,) = volume_table(tmp_path, tmp_path / name).to_dict("records")
+        assert row["reason"].startswith("no scores: ")
+        assert words in row["reason"]
+        summarise_archive(
+            write_summaries(tmp_path), {"good": tmp_path / "metrics.tsv"}, tmp_path / "s.tsv"
+        )
+        good = pd.read_csv(tmp_path / "s.tsv", sep="\t").iloc[0]
+        assert (good["state"], good["reason"]) == ("done", row["reason"])
+        assert "f1" not in good
 
 
 # --------------------------------------------------------------------------------- summary
@@ -310,7 +356,7 @@ def write_summaries(root: Path, objects: int = 7, voxels: int = 126) -> dict[str
 
 def test_an_archives_summary_has_a_row_per_volume_with_its_scores(tmp_path: Path) -> None:
     scores = tmp_path / "metrics.tsv"
-    scores.write_text("image\tmetric\tvalue\ngood\tf1\t0.5\ngood\tmean_iou\t0.25\n")
+    scores.write_text("metric\tvalue\treason\nf1\t0.5\t\nmean_iou\t0.25\t\n")
     output = tmp_path / "archive/summary.tsv"
     summarise_archive(write_summaries(tmp_path), {"good": scores}, output)
     table = pd.read_csv(output, sep="\t", dtype=str, keep_default_na=False)

@@ -85,6 +85,19 @@ def test_a_quote_inside_a_path_belongs_to_it(tmp_path: Path) -> None:
     assert [row["path"] for row in read_sheet(path)] == ['"3 days"/a.tif', '5" disc.tif']
 
 
+def test_what_spreadsheets_add_does_not_count(tmp_path: Path) -> None:
+    path = sheet(tmp_path, "\ufeff" + HEAD.replace("\n", "\t\t\n") + "a\ta.tif \tone\t\t\t\n\t\t\n")
+    assert read_sheet(path) == [
+        {"volume": "a", "path": "a.tif", "experiment": "one", "truth": ""},
+    ]
+
+
+def test_another_encoding_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "tissue.tsv"
+    path.write_bytes((HEAD + "a\tM\u00e4use/a.tif\tone\t\n").encode("latin-1"))
+    assert refused(path).endswith("save it as UTF-8")
+
+
 def test_a_volume_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     path = sheet(tmp_path, HEAD + "a\ta.tif\tone\t\nb\tb.tif\tone\t\na\tc.tif\tone\t\n")
     assert refused(path).endswith("got 'a' twice; rename it")
@@ -113,10 +126,12 @@ def test_commas_instead_of_tabs_are_told(tmp_path: Path) -> None:
     "text",
     [
         "",
+        HEAD,
+        HEAD.replace("truth", "path") + "a\ta.tif\tone\tb.tif\n",
         HEAD + "a\ta.tif\tone\t\nb\tb.tif\tone\t\tmore\n",
         HEAD + "a\ta.tif\tone\t\tmore\n",
     ],
-    ids=["empty", "one row longer", "all rows longer"],
+    ids=["empty", "head only", "repeated column", "one row longer", "all rows longer"],
 )
 def test_a_sheet_that_is_no_table_is_one_line_with_its_file(tmp_path: Path, text: str) -> None:
     refused(sheet(tmp_path, text))
@@ -131,7 +146,7 @@ def test_an_empty_cell_is_refused(tmp_path: Path, column: str) -> None:
 
 
 def test_a_missing_sheet_names_the_nearest(tmp_path: Path) -> None:
-    sheet(tmp_path, HEAD, "tissue")
+    sheet(tmp_path, HEAD + "a\ta.tif\tone\t\n", "tissue")
     line = refused(tmp_path / "tisue.tsv")
     assert line == f"archives: {tmp_path / 'tisue.tsv'} must exist: found none; " + (
         "the nearest is tissue"

@@ -24,6 +24,7 @@ SCRIPT = "<script>alert(1)</script>"
 # Markup, an override of the writing direction that is never ended, and a character beyond 16 bits.
 TITLE = "<b>Cells</b> \u202eabc \U0001f52c"
 IMAGES = [f"plane{number}" for number in range(6)]
+MAKERS = {"weights": "demo", "patches": "demo"}
 ARCHIVES = {"tissue": ["good", "bad", "late"]}
 
 
@@ -41,7 +42,8 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 def dataset(title: str = "Sections") -> dict[str, Any]:
     downloads = [{"url": "https://example.org/sections.zip", "sha256": "0123456789abcdef"}]
-    layout = {"kind": "synthetic", "shape": [6, 64, 64]}
+    classes = {"membrane": 0, "cell": 255}
+    layout = {"kind": "stack", "images": "a.tif", "labels": "b.tif", "classes": classes}
     return DatasetSettings(
         title=title,
         licence="CC0",
@@ -237,9 +239,11 @@ def built(
     results: Path, experiments: dict[str, Any] | None = None, title: str = "Sections"
 ) -> tuple[Parsed, str]:
     page = results / "report/index.html"
+    experiments = {"demo": settings()} if experiments is None else experiments
     build(
         results,
-        experiments={"demo": settings()} if experiments is None else experiments,
+        experiments=experiments,
+        makers=dict.fromkeys(experiments, MAKERS),
         datasets={"sections": dataset(title)},
         archives=list(ARCHIVES),
         template=TEMPLATE,
@@ -289,7 +293,7 @@ def test_every_number_names_a_file_that_is_there(full: Results) -> None:
 
 
 def test_ids_are_unique_and_every_reference_has_one(full: Results) -> None:
-    variant = settings(train={"steps": 5})
+    variant = settings(train={"steps": 5})  # MAKERS says that demo made both
     shutil.copytree(full.root / "experiments/demo", full.root / "experiments/demo-short")
     page, text = built(full.root, {"demo": settings(), "demo-short": variant})
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
@@ -314,7 +318,9 @@ def test_only_web_addresses_become_links(full: Results) -> None:
     shown = dataset()
     shown["downloads"][0]["url"] = "javascript:alert(1)"
     page = full.root / "report/index.html"
-    build(full.root, {"demo": settings()}, {"sections": shown}, [], TEMPLATE, page)
+    build(
+        full.root, {"demo": settings()}, {"demo": MAKERS}, {"sections": shown}, [], TEMPLATE, page
+    )
     links = [attributes.get("href") for _, attributes in Parsed(page.read_text()).elements]
     assert not any((link or "").startswith("javascript") for link in links)
     assert "https://doi.org/10.1000/xyz" in links
@@ -336,7 +342,7 @@ def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
 
 def test_nothing_to_run_is_said(tmp_path: Path) -> None:
     page = tmp_path / "report/index.html"
-    build(tmp_path, {}, {}, [], TEMPLATE, page)
+    build(tmp_path, {}, {}, {}, [], TEMPLATE, page)
     assert "names no experiment and no archive" in Parsed(page.read_text()).text
 
 
@@ -375,7 +381,7 @@ def test_broken_and_partial_files_are_left_out(full: Results) -> None:
 
 
 def test_variants_show_the_weights_that_another_of_the_family_made(full: Results) -> None:
-    variant = settings(train={"steps": 5})
+    variant = settings(train={"steps": 5})  # MAKERS says that demo made both
     _, text = built(full.root, {"demo": settings(), "demo-short": variant})
     assert 'id="demo-short-weights"' in text
     assert "../experiments/demo/weights.zarr" in text

@@ -18,6 +18,7 @@ from unetflow.experiments import (
     datasets_of,
     first_alike,
     load_experiments,
+    load_families,
 )
 from unetflow.reading import dotted_keys, parse, read_yaml
 from unetflow.settings import ExperimentSettings, PredictSettings, RunSettings
@@ -238,6 +239,32 @@ def test_a_written_out_dataset_without_name_is_refused(tmp_path: Path) -> None:
     assert line.endswith("a dataset written out must have a name: got none; add dataset.name")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train__learning_rate", float("inf")),
+        ("weights__w0", float("nan")),
+        ("train__seeds", [0, -1]),
+        ("train__seeds", [1, 0, 1]),
+        ("split__run", [0, 0]),
+    ],
+)
+def test_a_number_without_meaning_is_refused(tmp_path: Path, key: str, value: Any) -> None:
+    line = mistake(tmp_path, having(**{key: value}))
+    assert line.startswith(key.replace("__", "."))
+
+
+def test_a_dataset_of_two_places_is_refused(tmp_path: Path) -> None:
+    line = mistake(tmp_path, having(dataset__folder="data"))
+    assert "must come from one place: got folder and layout synthetic; remove one" in line
+
+
+def test_a_file_of_another_encoding_is_told(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_bytes("description: Mäuse".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"one\.yaml: must be a text in UTF-8: got the byte 0xe4"):
+        load_experiments(tmp_path, ["one"])
+
+
 @pytest.mark.parametrize("stage", ["patches", "predict"])
 @pytest.mark.parametrize("tile", [75, 0, [76, 78]])
 def test_an_inadmissible_tile_names_stage_rule_and_nearest(
@@ -374,6 +401,23 @@ def test_what_variants_share_is_made_by_the_first_that_is_alike(tmp_path: Path) 
     assert first_alike(loaded, "one-wide", ["dataset", "model"]) == "one-wide"
     assert first_alike(loaded, "one-long", ["weights"]) == "one-long"
     assert first_alike(loaded, "one", ["dataset", "model"]) == "one"
+    assert first_alike(loaded, "one-wide", ["dataset", "model.geometry"]) == "one"
+
+
+def test_what_variants_share_does_not_depend_on_what_is_chosen(tmp_path: Path) -> None:
+    write(tmp_path, "one", GOOD)
+    for names in (["one"], ["one-wide"], ["one-long", "one-wide"]):
+        families = load_families(tmp_path, load_experiments(tmp_path, names))
+        assert list(families["one-wide"]) == ["one", "one-long", "one-wide"]
+
+
+def test_a_variant_and_a_file_of_one_name_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "one-wide", GOOD)
+    line = mistake(tmp_path, GOOD)
+    assert line == (
+        "variants.wide: one-wide must be one experiment: there is a file one-wide.yaml too; "
+        "rename one"
+    )
 
 
 # -------------------------------------------------------------------------------- datasets

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from conftest import EXPERIMENT, Project
 
 pytestmark = pytest.mark.workflow
@@ -86,6 +89,18 @@ def test_report_and_status_read_any_results_folder(fresh: Project, finished: Pro
     assert "tiny" in finished.snakemake("--nolock", "--quiet", "all", "--", "status").stdout
 
 
+def test_report_and_status_show_what_another_configuration_ran(finished: Project) -> None:
+    nothing = ("--config", "experiments=[]", "archives=[]", "--nolock", "--quiet", "all", "--")
+    status = finished.snakemake(*nothing, "status").stdout
+    assert re.search(r"^tiny-unweighted +1/1 ", status, re.MULTILINE)
+    assert re.search(r"^tiny +2 +2 ", status, re.MULTILINE)
+    page = finished.path / "results/report/index.html"
+    before = page.read_bytes()
+    finished.snakemake(*nothing, "report")
+    assert 'id="tiny-unweighted-weights"' in page.read_text()
+    page.write_bytes(before)
+
+
 def test_snakemakes_own_report_carries_the_captions(finished: Project, tmp_path: Path) -> None:
     finished.snakemake("--report", str(tmp_path / "report.zip"))
     assert (tmp_path / "report.zip").stat().st_size > 100_000
@@ -103,6 +118,33 @@ def test_a_bad_volume_is_a_result_and_the_last_rule_names_it(project: Project) -
         "third": "failed",
     }
     assert "no/such/file.tif" in (project.path / "results/report/index.html").read_text()
+
+
+def test_a_repaired_volume_is_segmented_and_a_bad_truth_is_told(project: Project) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (64, 72), np.uint8)
+    volume, truth = (project.path / name for name in ("third.tif", "truth.tif"))
+    volume.write_bytes(b"II*\0")
+    project.append("config/archives/tiny.tsv", "third\tthird.tif\ttiny\ttruth.tif\n")
+
+    def row() -> tuple[str, str]:
+        table = pd.read_csv(
+            project.path / "results/archives/tiny/summary.tsv", sep="\t", keep_default_na=False
+        )
+        third = table.set_index("volume").loc["third"]
+        return third["state"], third["reason"]
+
+    assert project.snakemake(check=False).returncode != 0
+    assert row()[0] == "failed"
+    tifffile.imwrite(volume, image)
+    project.snakemake()
+    assert row()[0] == "done"
+    assert "no scores: truth.tif: a volume must exist" in row()[1]
+    tifffile.imwrite(truth, (image > 99).astype(np.uint8))
+    assert project.would_run() == {"evaluate_volume", "summarise_archive", "check_archive"} | {
+        "build_report"
+    }
+    project.snakemake()
+    assert row() == ("done", "")
 
 
 def test_a_new_row_leaves_the_other_volumes_alone(project: Project) -> None:

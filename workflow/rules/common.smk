@@ -8,6 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 from unetflow import experiments as settings_files
 from unetflow import planning, splits
+from unetflow.geometry import geometry_to_json
 from unetflow.provenance import code_digest
 from unetflow.settings import RunSettings
 from unetflow.store import read_json
@@ -27,12 +28,14 @@ def in_one_line(function, *arguments):
 
 RUN = in_one_line(settings_files.parse, RunSettings, config, "config/config.yaml")
 OVERRIDE = Path(RUN.registry) if RUN.registry else None
-EXPERIMENTS = in_one_line(
-    settings_files.load_experiments, Path("config/experiments"), RUN.experiments
-)
+FOLDER = Path("config/experiments")
+CHOSEN = in_one_line(settings_files.load_experiments, FOLDER, RUN.experiments)
+# What a chosen variant shares with others of its file is always made under the same name.
+FAMILIES = in_one_line(settings_files.load_families, FOLDER, CHOSEN)
+EXPERIMENTS = {name: family[name] for name, family in FAMILIES.items()}
 DATASETS = in_one_line(settings_files.datasets_of, EXPERIMENTS, REGISTRY, OVERRIDE)
 SHEETS = in_one_line(
-    planning.read_sheets, Path("config/archives"), RUN.archives, EXPERIMENTS
+    planning.read_sheets, Path("config/archives"), RUN.archives, CHOSEN
 )
 ARCHIVES = list(SHEETS)
 for sheet in SHEETS.values():

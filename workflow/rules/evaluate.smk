@@ -57,6 +57,7 @@ rule evaluate_volume:
         segmentation=rules.segment_volume.output.segmentation,
         summary=rules.segment_volume.output.summary,
         facts=final_network(rules.train_model.output.facts),
+        truth=sheet_file("truth"),
     output:
         metrics="<results>/archives/{archive}/{volume}/metrics.tsv",
     log:

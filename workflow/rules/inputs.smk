@@ -13,9 +13,14 @@ def dataset_name_of(experiment):
     return settings_files.dataset_name(EXPERIMENTS[experiment])
 
 
-def maker(wildcards, *sections):
-    """Experiment that makes what its variants share: the first with the same sections."""
-    return settings_files.first_alike(EXPERIMENTS, wildcards.experiment, sections)
+WEIGHTS_FOLLOW = ("dataset", "weights")
+PATCHES_FOLLOW = (*WEIGHTS_FOLLOW, "patches", "model.geometry")
+
+
+def maker(wildcards, settings):
+    """Experiment that makes what its variants share: the first of the file with the same ones."""
+    name = wildcards.experiment
+    return settings_files.first_alike(FAMILIES[name], name, settings)
 
 
 def current(path, key):
@@ -82,12 +87,17 @@ def images_in(experiment, split, part):
 
 
 def patch_settings(wildcards):
-    """Settings of the cache, with the tile per axis, the network's geometry and the seed."""
+    """Settings of the cache, with the tile per axis."""
     experiment = EXPERIMENTS[wildcards.experiment]
     return {
         **experiment.patches.model_dump(mode="json"),
         "tile": list(experiment.per_axis(experiment.patches.tile)),
     }
+
+
+def network_geometry(wildcards):
+    """Geometry of the network: all that the cache depends on of it."""
+    return geometry_to_json(EXPERIMENTS[wildcards.experiment].model.geometry)
 
 
 def training_images(wildcards):
@@ -151,9 +161,11 @@ def sheet_experiments(wildcards):
     return {name: EXPERIMENTS[name].model_dump(mode="json") for name in names}
 
 
+@cache
 def archive_key(archive):
-    """What a plan is made from: sheet, settings and the planner's code."""
+    """What a plan is made from: sheet, volumes as they are, settings and the planner's code."""
     rows = sheet_rows(archive)
+    states = [planning.state_of_file(Path(row["path"])) for row in SHEETS[archive]]
     names = sorted({row["experiment"] for row in rows.values()})
     settings = [
         EXPERIMENTS[name].model_dump(
@@ -161,7 +173,7 @@ def archive_key(archive):
         )
         for name in names
     ]
-    return digest(rows, settings, code("plan_archive.py"))
+    return digest(rows, states, settings, code("plan_archive.py"))
 
 
 def planned(wildcards):
@@ -194,15 +206,18 @@ def final_network(output):
     return path
 
 
-def volume_file(wildcards):
-    """File or folder that a volume is read from; none where it is missing, which the plan tells."""
-    row = next(
-        row for row in SHEETS[wildcards.archive] if row["volume"] == wildcards.volume
-    )
-    datasets = planning.datasets_in([{"path": row["path"]}])
-    if datasets:
-        return expand(rules.prepare_dataset.output.images, dataset=datasets)
-    return [row["path"]] if Path(row["path"]).exists() else []
+def sheet_file(column):
+    """Input function: what a volume's row names; none where it is missing, which a result tells."""
+
+    def path(wildcards):
+        rows = {row["volume"]: row for row in SHEETS[wildcards.archive]}
+        place = rows[wildcards.volume].get(column, "")
+        datasets = planning.datasets_in([{"path": place}])
+        if datasets:
+            return expand(rules.prepare_dataset.output.images, dataset=datasets)
+        return [place] if place and Path(place).exists() else []
+
+    return path
 
 
 def block_code(wildcards):
@@ -240,6 +255,43 @@ def every_fold(output):
     return paths
 
 
+def shown(experiments):
+    """What the report is told: settings of experiments and datasets, makers of shared files."""
+    datasets = settings_files.datasets_of(experiments, REGISTRY, OVERRIDE)
+    families = settings_files.load_families(FOLDER, experiments)
+    makers = {
+        name: {
+            "weights": settings_files.first_alike(families[name], name, WEIGHTS_FOLLOW),
+            "patches": settings_files.first_alike(families[name], name, PATCHES_FOLLOW),
+        }
+        for name in experiments
+    }
+    return {
+        "experiments": {
+            name: settings.model_dump(mode="json")
+            for name, settings in experiments.items()
+        },
+        "makers": makers,
+        "datasets": {
+            name: dataset.model_dump(mode="json") for name, dataset in datasets.items()
+        },
+    }
+
+
+def shown_now(_wildcards):
+    """The same of the experiments to run and of all that the results folder holds."""
+    return shown(CHOSEN | settings_files.load_present(FOLDER, Path(RUN.results)))
+
+
+def archives_now(_wildcards):
+    """Volumes of the archives to run and of all that the results folder holds."""
+    present = planning.read_present(Path("config/archives"), Path(RUN.results))
+    return {
+        name: [row["volume"] for row in rows]
+        for name, rows in (SHEETS | present).items()
+    }
+
+
 def volumes_of(archive, with_truth=False):
     """Volumes of a sheet."""
     return [
@@ -251,7 +303,7 @@ def unannotated_predictions(_wildcards):
     """Predictions of images without truth, which the final network makes."""
     return [
         path
-        for name, experiment in EXPERIMENTS.items()
+        for name, experiment in CHOSEN.items()
         if images_in(name, "final", "test")
         for path in expand(
             rules.segment_images.output.segmentation,

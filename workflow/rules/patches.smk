@@ -5,7 +5,7 @@ rule cut_patches:
         index=of_dataset("index.json"),
         weights=lambda wildcards: expand(
             rules.compute_weights.output.weights,
-            experiment=maker(wildcards, "dataset", "weights"),
+            experiment=maker(wildcards, WEIGHTS_FOLLOW),
             image=wildcards.image,
         ),
     output:
@@ -22,6 +22,6 @@ rule cut_patches:
     params:
         code=code("cut_patches.py"),
         settings=patch_settings,
-        model=section("model"),
+        geometry=network_geometry,
     script:
         "../scripts/cut_patches.py"

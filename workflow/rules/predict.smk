@@ -59,7 +59,7 @@ rule predict_block:
     input:
         facts=final_network(rules.train_model.output.facts),
         weights=final_network(rules.train_model.output.weights),
-        volume=volume_file,
+        volume=sheet_file("path"),
     output:
         receipt="<results>/archives/{archive}/{volume}/prediction_blocks/{block}.json",
     log:

@@ -1,9 +1,7 @@
 rule build_report:
     """Build the page that shows everything."""
     input:
-        summaries=expand(
-            rules.summarise_experiment.output.summary, experiment=EXPERIMENTS
-        ),
+        summaries=expand(rules.summarise_experiment.output.summary, experiment=CHOSEN),
         predictions=unannotated_predictions,
         archives=expand(rules.summarise_archive.output.summary, archive=ARCHIVES),
     output:
@@ -22,13 +20,7 @@ rule build_report:
     params:
         code=code("build_report.py"),
         results=in_results(""),
-        experiments={
-            name: experiment.model_dump(mode="json")
-            for name, experiment in EXPERIMENTS.items()
-        },
-        datasets={
-            name: dataset.model_dump(mode="json") for name, dataset in DATASETS.items()
-        },
+        shown=shown(CHOSEN),
         archives=ARCHIVES,
         template=digest((ROOT / "workflow/report/index.html.j2").read_text()),
         page=in_results("report/index.html"),
@@ -36,7 +28,7 @@ rule build_report:
         "../scripts/build_report.py"
 
 
-# The two rules below read the results folder as it is, beside a running workflow too, so they have
+# The two rules below read the results folder as it is, all that it holds, beside a running workflow too, so they have
 # neither inputs nor outputs; `make report` and `make status` call them without touching its locks.
 rule report:
     """Build the page from what the results folder holds now; never train."""
@@ -44,9 +36,8 @@ rule report:
         "<logs>/report/now.log",
     params:
         results=RUN.results,
-        experiments=rules.build_report.params.experiments,
-        datasets=rules.build_report.params.datasets,
-        archives=ARCHIVES,
+        shown=shown_now,
+        archives=archives_now,
         page=rules.build_report.params.page,
     script:
         "../scripts/build_report.py"
@@ -58,8 +49,8 @@ rule status:
         "<logs>/report/status.log",
     params:
         results=RUN.results,
-        experiments=rules.build_report.params.experiments,
-        archives={name: volumes_of(name) for name in ARCHIVES},
+        shown=shown_now,
+        archives=archives_now,
     script:
         "../scripts/status.py"
 

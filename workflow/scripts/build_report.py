@@ -6,9 +6,8 @@ from unetflow.report.page import build
 with log_to(snakemake.log[0]):
     build(
         Path(snakemake.params.results),
-        experiments=snakemake.params.experiments,
-        datasets=snakemake.params.datasets,
-        archives=snakemake.params.archives,
+        **snakemake.params.shown,
+        archives=list(snakemake.params.archives),
         template=Path(snakemake.scriptdir).parent / "report/index.html.j2",
         page=Path(snakemake.params.page),
     )

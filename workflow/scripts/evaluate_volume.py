@@ -8,11 +8,11 @@ from unetflow.store import read_json
 with log_to(snakemake.log[0]):
     evaluate_volume(
         read_json(Path(snakemake.input.summary)),
-        paths=[
-            Path(snakemake.params.truth),
-            Path(snakemake.params.prediction),
-            Path(snakemake.input.segmentation),
-        ],
+        paths={
+            "truth": Path(snakemake.params.truth),
+            "prediction": Path(snakemake.params.prediction),
+            "segmentation": Path(snakemake.input.segmentation),
+        },
         output=Path(snakemake.output.metrics),
         model=read_json(Path(snakemake.input.facts[0])),
         settings=EvaluateSettings(**snakemake.params.settings),

@@ -6,6 +6,6 @@ from unetflow.report.status import show
 with log_to(snakemake.log[0]):
     show(
         Path(snakemake.params.results),
-        experiments=snakemake.params.experiments,
+        experiments=snakemake.params.shown["experiments"],
         archives=snakemake.params.archives,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import zarr
 from numpy.typing import NDArray
 from scipy import stats
 from skimage.measure import label
@@ -16,9 +17,17 @@ from unetflow.metrics.boundary import thin
 from unetflow.metrics.contingency import adapted_rand, contingency, v_info, v_rand
 from unetflow.metrics.instances import matching, mean_iou
 from unetflow.metrics.semantic import confusion, dice, iou, pixel_error
-from unetflow.progress import track
+from unetflow.progress import log, track
 from unetflow.settings import EvaluateSettings
-from unetflow.store import NOT_ANNOTATED, Image, open_image, read_json, write_json, write_text
+from unetflow.store import (
+    NOT_ANNOTATED,
+    Image,
+    open_image,
+    open_volume,
+    read_json,
+    write_json,
+    write_text,
+)
 
 
 def score_plane(
@@ -79,9 +88,12 @@ def evaluate_image(
     settings: EvaluateSettings,
 ) -> dict[str, float]:
     """Scores of an image: of a stack predicted plane by plane, the mean over its planes."""
-    classes, known = truth.label("classes"), truth.label("instances")
-    if classes is None:
-        raise ValueError(f"{truth.path}: truth must have labels/classes: found none")
+    classes, known = truth_arrays(truth, model["class_names"])
+    if classes.shape != segmentation.array.shape:
+        raise ValueError(
+            f"{truth.path}: truth must have the extents {segmentation.array.shape} of the volume: "
+            f"it has {classes.shape}; name the truth of this volume"
+        )
     frame = slice(settings.ignore_border, -settings.ignore_border or None)
     by_plane = settings.plane_by_plane and model["network"]["dimensions"] == 2
     scored = []
@@ -98,6 +110,30 @@ def evaluate_image(
             )
         )
     return {str(metric): float(value) for metric, value in pd.DataFrame(scored).mean().items()}
+
+
+def truth_arrays(
+    truth: Image, class_names: Sequence[str]
+) -> tuple[NDArray[np.uint8] | zarr.Array[Any], NDArray[np.integer] | zarr.Array[Any] | None]:
+    """Classes and instances of a truth: its labels, or else the ids that its own pixels are.
+
+    Raises
+    ------
+    ValueError
+        If an image without labels has channels or fractions, or classes cannot be told from ids.
+    """
+    classes, known = truth.label("classes"), truth.label("instances")
+    if classes is not None:
+        return classes, known
+    array = truth.array
+    if not np.issubdtype(array.dtype, np.integer) or "c" in truth.axes or len(class_names) > 2:
+        raise ValueError(
+            f"{truth.path}: truth must have labels/classes, or be a label image of whole numbers "
+            f"without channels (for 2 classes, the network has {len(class_names)}): found "
+            f"{array.dtype} along {truth.axes}; name its label image"
+        )
+    ids = np.asarray(array)
+    return (ids > 0).astype(np.uint8), ids
 
 
 def evaluate_images(
@@ -131,21 +167,38 @@ def evaluate_images(
 
 def evaluate_volume(
     summary: Mapping[str, Any],
-    paths: Sequence[Path],
+    paths: Mapping[str, Path],
     output: Path,
     model: Mapping[str, Any],
     settings: EvaluateSettings,
 ) -> None:
-    """Write the scores of an archive's volume; a volume that failed has none.
+    """Write the scores of an archive's volume as a TSV with the columns metric, value and reason.
+
+    A volume that failed has none. One whose truth cannot be used has a row with the reason alone:
+    the other volumes go on.
 
     Parameters
     ----------
     summary : mapping
         The volume's `summary.json`.
-    paths : truth, prediction and segmentation (OME-Zarr)
+    paths : mapping
+        Of `truth` (OME-Zarr with labels, or a label image as OME-Zarr or TIFF), `prediction` and
+        `segmentation`.
     """
-    images = {output.parent.name: paths} if summary["state"] == "done" else {}
-    evaluate_images(images, {}, output, model, settings)
+    rows: list[dict[str, Any]] = []
+    if summary["state"] == "done":
+        try:
+            truth = open_volume(paths["truth"])
+            prediction, segmentation = (
+                open_image(paths[name]) for name in ("prediction", "segmentation")
+            )
+            scores = evaluate_image(truth, prediction, segmentation, model, settings)
+            rows = [{"metric": metric, "value": value} for metric, value in scores.items()]
+        except (OSError, ValueError) as error:
+            rows = [{"reason": " ".join(f"no scores: {error}".split())}]
+            log(rows[0]["reason"])
+    table = pd.DataFrame(rows, columns=["metric", "value", "reason"])
+    write_text(output, str(table.to_csv(sep="\t", index=False, float_format="%.6g")))
 
 
 def merge_metrics(
@@ -224,7 +277,9 @@ def summarise_archive(
         row = {"volume": volume, **facts, "shape": shape}
         if volume in scores:
             table = pd.read_csv(scores[volume], sep="\t")
-            row |= dict(zip(table["metric"], table["value"], strict=True))
+            found = table.dropna(subset="metric")
+            row |= dict(zip(found["metric"], found["value"], strict=True))
+            row["reason"] = "; ".join([row["reason"], *table["reason"].dropna()]).strip("; ")
         rows.append(row)
     table = pd.DataFrame(rows).astype({"objects": "Int64", "voxels": "Int64"})
     write_text(output, str(table.to_csv(sep="\t", index=False, float_format="%.6g")))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,21 @@ def load_experiments(folder: Path, names: Sequence[str]) -> dict[str, Experiment
     return experiments
 
 
+def load_present(folder: Path, results: Path) -> dict[str, ExperimentSettings]:
+    """Return the settings of the experiments in a results folder that `folder` still describes."""
+    present = {}
+    for name in sorted(path.name for path in (results / "experiments").glob("*")):
+        with suppress(ValueError):
+            present[name] = load_family(folder, name)[name]
+    return present
+
+
+def load_families(folder: Path, names: Iterable[str]) -> dict[str, dict[str, ExperimentSettings]]:
+    """Return the family of each named experiment and of each of its variants, by name."""
+    families = [load_family(folder, name) for name in names]
+    return {member: family for family in families for member in family}
+
+
 def load_family(folder: Path, name: str) -> dict[str, ExperimentSettings]:
     """Return the experiment that `name` belongs to, and its variants, by name."""
     files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
@@ -51,6 +68,11 @@ def load_family(folder: Path, name: str) -> dict[str, ExperimentSettings]:
         family[base] = parse(ExperimentSettings, content, str(path))
         for variant, changes in family[base].variants.items():
             source = f"{path}: variants.{variant}"
+            if (folder / f"{base}-{variant}.yaml").is_file():
+                raise ValueError(
+                    f"{source}: {base}-{variant} must be one experiment: there is a file "
+                    f"{base}-{variant}.yaml too; rename one"
+                )
             family[f"{base}-{variant}"] = parse(
                 ExperimentSettings, changed(content, changes, source), source
             )
@@ -108,15 +130,11 @@ def datasets_of(
 
 
 def first_alike(
-    experiments: Mapping[str, ExperimentSettings], name: str, sections: Sequence[str]
+    family: Mapping[str, ExperimentSettings], name: str, settings: Sequence[str]
 ) -> str:
-    """Return the first experiment that agrees with `name` in all of these sections."""
-    mine = experiments[name]
-    return next(
-        other
-        for other, settings in experiments.items()
-        if all(getattr(settings, section) == getattr(mine, section) for section in sections)
-    )
+    """Return the first of a family that agrees with `name` in all of these dotted settings."""
+    alike = attrgetter(*settings)
+    return next(other for other, its in family.items() if alike(its) == alike(family[name]))
 
 
 def files_of(dataset: DatasetSettings) -> list[str]:

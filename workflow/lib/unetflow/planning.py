@@ -6,12 +6,14 @@ import difflib
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from unetflow.reading import read_text
 from unetflow.settings import ExperimentSettings
 from unetflow.store import Image, open_volume, read_json, write_json
 
@@ -28,24 +30,31 @@ def read_sheet(path: Path) -> list[dict[str, str]]:
     Raises
     ------
     ValueError
-        One line, for a sheet that is missing, lacks a column, has an unknown one, or names a volume
-        twice or with other characters than letters, digits, - and _.
+        One line, for a sheet that is missing, is no UTF-8, has no rows, lacks a column, has an
+        unknown or a repeated one, or names a volume twice or with other characters than letters,
+        digits, - and _.
     """
     if not path.is_file():
         known = sorted(sheet.stem for sheet in path.parent.glob("*.tsv"))
         close = difflib.get_close_matches(path.stem, known, n=1)
         hint = f"the nearest is {close[0]}" if close else f"known are {', '.join(known) or 'none'}"
         raise ValueError(f"archives: {path} must exist: found none; {hint}")
-    text = path.read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    head, *rows = [line.split("\t") for line in lines] or [[]]
-    longer = [row for row in rows if len(row) > len(head)]
+    # utf-8-sig: spreadsheets put a mark before the first column.
+    lines = read_text(path, "utf-8-sig").splitlines()
+    cells = [[cell.strip() for cell in line.split("\t")] for line in lines if line.strip("\t ")]
+    head, *rows = [row for row in cells if not row[0].startswith("#")] or [[]]
+    while head and not head[-1]:
+        head.pop()
+    repeated = sorted({column for column in head if head.count(column) > 1})
+    if repeated:
+        raise ValueError(f"{path}: columns must differ: got {repeated} more than once; remove one")
+    longer = [row for row in rows if any(row[len(head) :])]
     if longer:
         raise ValueError(
             f"{path}: a row must have the cells of the head, {len(head)}: got {len(longer[0])} in "
             f"the row of {longer[0][0]!r}; remove the others"
         )
-    full = [row + [""] * (len(head) - len(row)) for row in rows]
+    full = [(row + [""] * len(head))[: len(head)] for row in rows]
     table = pd.DataFrame(full, columns=head, dtype=str)
     missing = [column for column in REQUIRED if column not in table]
     unknown = [column for column in table if column not in REQUIRED + OPTIONAL]
@@ -63,11 +72,15 @@ def read_sheet(path: Path) -> list[dict[str, str]]:
             f"{'' if len(bad) else ' twice'}; rename it"
         )
     for column in ("path", "experiment"):
-        empty = table["volume"][table[column].str.strip() == ""]
+        empty = table["volume"][table[column] == ""]
         if len(empty):
             raise ValueError(
                 f"{path}: a volume must have its {column}: got none for {empty.iloc[0]!r}; add it"
             )
+    if not rows:
+        raise ValueError(
+            f"{path}: must have a row for each volume: got none; add them below the head"
+        )
     return [
         {str(key): str(value) for key, value in row.items()} for row in table.to_dict("records")
     ]
@@ -95,6 +108,15 @@ def read_sheets(
     return sheets
 
 
+def read_present(folder: Path, results: Path) -> dict[str, list[dict[str, str]]]:
+    """Sheets of the archives in a results folder, as far as `folder` still has them."""
+    present = {}
+    for name in sorted(path.name for path in (results / "archives").glob("*")):
+        with suppress(ValueError):
+            present[name] = read_sheet(folder / f"{name}.tsv")
+    return present
+
+
 def datasets_in(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """Names of the datasets that the rows of a sheet take volumes from."""
     places = [row[column] for row in rows for column in ("path", "truth") if row.get(column)]
@@ -107,6 +129,18 @@ def located(place: str, results: Path) -> str:
         return place
     dataset, _, image = place[8:].partition("/")
     return str(results / "datasets" / dataset / "images.ome.zarr" / image)
+
+
+def state_of_file(path: Path) -> tuple[int, int] | None:
+    """Size in bytes and time of change in ns of a volume; None where there is none.
+
+    Of an OME-Zarr image those of its metadata: a folder's time says nothing of its files.
+    """
+    for place in (path / "zarr.json", path):
+        with suppress(OSError):
+            status = place.stat()
+            return status.st_size, status.st_mtime_ns
+    return None
 
 
 def plan_archive(

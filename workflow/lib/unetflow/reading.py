@@ -24,10 +24,10 @@ def read_yaml(path: Path, may_be_empty: bool = False) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If the file is no YAML, or not a mapping.
+        If the file is no YAML, no UTF-8, or not a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: must be YAML: {' '.join(str(error).split())}") from error
     if content is None and may_be_empty:
@@ -35,6 +35,23 @@ def read_yaml(path: Path, may_be_empty: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must hold keys and values: got {type(content).__name__}")
     return content
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """Return the text of a file.
+
+    Raises
+    ------
+    ValueError
+        If it has another encoding.
+    """
+    try:
+        return path.read_text(encoding=encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: must be a text in UTF-8: got the byte {error.object[error.start]:#04x} at "
+            f"position {error.start}; save it as UTF-8"
+        ) from error
 
 
 def parse(model: type[AnySettings], content: Mapping[str, Any], source: str) -> AnySettings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from unetflow.geometry import Geometry, unet_geometry
 
@@ -13,10 +13,20 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+def _once(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    twice = sorted({number for number in numbers if numbers.count(number) > 1})
+    if twice:
+        raise ValueError(f"must name each number once: got {twice} more than once")
+    return numbers
+
+
+Distinct = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_once)]
+
+
 class Settings(BaseModel):
     """Base of all settings: unknown keys are errors, values do not change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def setting(default: Any, description: str, unit: str | None = None, **limits: Any) -> Any:
@@ -142,6 +152,20 @@ class DatasetSettings(Settings):
     )
     layout: Layout
 
+    @model_validator(mode="after")
+    def _comes_from_one_place(self) -> Self:
+        places = {
+            "downloads": bool(self.downloads),
+            "folder": self.folder is not None,
+            "layout synthetic": isinstance(self.layout, SyntheticLayout),
+        }
+        given = [name for name, is_given in places.items() if is_given]
+        if len(given) > 1:
+            raise ValueError(
+                f"a dataset must come from one place: got {' and '.join(given)}; remove one"
+            )
+        return self
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, background first; class `k` of a label image is name `k`."""
@@ -167,7 +191,7 @@ class SplitSettings(Settings):
     folds: int = setting(
         5, "test on one of them, validate on the next, train on the rest", ge=3, le=50
     )
-    run: tuple[int, ...] | None = setting(
+    run: Distinct | None = setting(
         None, "which folds to run; null: all. The model named final learns from those that ran"
     )
     seed: int = setting(0, "order of groups or images before they are dealt out", ge=0)
@@ -275,7 +299,7 @@ class TrainSettings(Settings):
         "auto", "gpu without one is an error; auto logs its choice"
     )
     threads: int = setting(2, "CPU threads, part of what makes the same bytes", ge=1)
-    seeds: tuple[int, ...] = setting((0,), "one training each", min_length=1)
+    seeds: Distinct = setting((0,), "one training each", min_length=1)
 
 
 class PredictSettings(Settings):

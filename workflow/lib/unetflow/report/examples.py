@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,28 +70,13 @@ def unannotated(name: str, runs: Sequence[Run], images: Path) -> Iterator[dict[s
         yield {"image": found[number], "strip": strip, "path": prediction, "count": len(found)}
 
 
-def family(name: str, experiments: Mapping[str, Any], sections: Sequence[str]) -> list[str]:
-    """Experiments that agree with this one in some sections, itself first."""
-    mine = experiments[name]
-    alike = [
-        other
-        for other, settings in experiments.items()
-        if all(settings[section] == mine[section] for section in sections)
-    ]
-    return sorted(alike, key=lambda other: other != name)
-
-
-def weight_example(
-    name: str, experiments: Mapping[str, Any], results: Path, images: Path
-) -> dict[str, Any] | None:
+def weight_example(name: str, folder: Path, images: Path) -> dict[str, Any] | None:
     """Picture, training target and border weights of the first image that has them."""
-    for maker in family(name, experiments, ("dataset", "weights")):
-        folder = results / "experiments" / maker / "weights.zarr"
-        # A folder NAME.partial is still being written; names of images hold no dot.
-        for path in sorted(path for path in folder.glob("*") if "." not in path.name):
-            found = attempt(lambda path: draw_weights(name, path, images), path)
-            if found:
-                return found
+    # A folder NAME.partial is still being written; names of images hold no dot.
+    for path in sorted(path for path in folder.glob("*") if "." not in path.name):
+        found = attempt(lambda path: draw_weights(name, path, images), path)
+        if found:
+            return found
     return None
 
 
@@ -110,16 +95,12 @@ def draw_weights(name: str, path: Path, images: Path) -> dict[str, Any]:
     return {"image": path.name, "path": path, "strip": strip, "low": low, "high": high}
 
 
-def patch_examples(
-    name: str, experiments: Mapping[str, Any], results: Path
-) -> dict[str, Any] | None:
+def patch_examples(name: str, folder: Path) -> dict[str, Any] | None:
     """Return some deformed patches of the first image that has them, each with its weights."""
-    for maker in family(name, experiments, ("dataset", "weights", "patches", "model")):
-        folder = results / "experiments" / maker / "patches"
-        for path in sorted(folder.glob("*.zarr")):
-            strips = attempt(lambda path: list(patch_strips(name, path)), path)
-            if strips:
-                return {"image": path.stem, "path": path, "strips": strips}
+    for path in sorted(folder.glob("*.zarr")):
+        strips = attempt(lambda path: list(patch_strips(name, path)), path)
+        if strips:
+            return {"image": path.stem, "path": path, "strips": strips}
     return None
 
 

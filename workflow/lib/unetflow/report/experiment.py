@@ -16,23 +16,28 @@ ROWS = 1000
 
 
 def experiment_section(
-    results: Path, name: str, experiments: Mapping[str, Any], datasets: Mapping[str, Any]
+    results: Path,
+    name: str,
+    settings: Mapping[str, Any],
+    datasets: Mapping[str, Any],
+    makers: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return all that the template needs about one experiment.
 
     Parameters
     ----------
-    experiments, datasets : mapping
-        Settings by name, as plain data. Weights and patches may be those of another experiment
-        with the same settings, which makes them for both.
+    settings, datasets : mapping
+        Of the experiment, and of datasets by name, as plain data.
+    makers : mapping
+        Experiments that made its `weights` and its `patches`: variants share what is alike.
     """
-    settings = experiments[name]
     dataset = settings["dataset"]
     if not isinstance(dataset, str):
         dataset = dataset["name"]
     folder, data = results / "experiments" / name, results / "datasets" / dataset
     images = data / "images.ome.zarr"
     index = data / "index.json"
+    made = {stage: results / "experiments" / maker for stage, maker in makers.items()}
     runs = sources.runs_of(results, name, settings)
     folds = [run for run in runs if run.split != "final"]
     summary = facts(folder / "summary.json")
@@ -56,8 +61,8 @@ def experiment_section(
         "curves": learning_curves(name, runs),
         "examples": list(examples.tested_images(name, table, folder, images)),
         "unannotated": list(examples.unannotated(name, runs, images)),
-        "weights": examples.weight_example(name, experiments, results, images),
-        "patches": examples.patch_examples(name, experiments, results),
+        "weights": examples.weight_example(name, made["weights"] / "weights.zarr", images),
+        "patches": examples.patch_examples(name, made["patches"] / "patches"),
         "rows": list(flat(settings)),
     }
 

@@ -22,6 +22,7 @@ from unetflow.store import write_text
 def build(
     results: Path,
     experiments: Mapping[str, Any],
+    makers: Mapping[str, Mapping[str, str]],
     datasets: Mapping[str, Any],
     archives: Sequence[str],
     template: Path,
@@ -36,6 +37,8 @@ def build(
     ----------
     experiments, datasets : mapping
         Settings by name, as plain data.
+    makers : mapping
+        For each experiment those that made its `weights` and its `patches`.
     archives : sequence of str
         Their names.
     template : Path
@@ -53,7 +56,8 @@ def build(
     text = environment.from_string(template.read_text(encoding="utf-8")).render(
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         experiments=[
-            experiment_section(results, name, experiments, datasets) for name in experiments
+            experiment_section(results, name, settings, datasets, makers[name])
+            for name, settings in experiments.items()
         ],
         archives=[archive_section(results, name) for name in archives],
         costs=costs(results),

@@ -28,6 +28,7 @@ def show(
     """
     runs = {name: runs_of(results, name, settings) for name, settings in experiments.items()}
     print(f"results folder: {results}{'' if results.is_dir() else ' (nothing yet)'}")
+    header: tuple[str, ...]
     header = ("experiment", "trained", "predicted", "scored", "summary", "final network")
     print_aligned(header, [experiment_row(results, name, found) for name, found in runs.items()])
     for name, found in runs.items():
@@ -37,7 +38,7 @@ def show(
         name: {volume: volume_state(results, name, volume) for volume in volumes}
         for name, volumes in archives.items()
     }
-    header = ("archive", "volumes", "done", "failed", "missing", "")
+    header = ("archive", "volumes", "done", "failed", "missing")
     print_aligned(header, [archive_row(name, volumes) for name, volumes in states.items()])
     for name, volumes in states.items():
         failed = [
@@ -96,7 +97,7 @@ def archive_row(name: str, states: Mapping[str, tuple[str, str]]) -> tuple[str, 
     """Count the volumes of an archive by state."""
     found = [state for state, _ in states.values()]
     counts = [str(found.count(state)) for state in ("done", "failed", "missing")]
-    return (name, str(len(found)), *counts, "" if found else "the sheet is empty")
+    return (name, str(len(found)), *counts)
 
 
 def print_aligned(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
