@@ -15,8 +15,10 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from unetflow.datasets.layouts import Labelled, Source, checked, class_map, sources, unique
+from unetflow.datasets.files import class_map
+from unetflow.datasets.layouts import Labelled, Source, sources, unique
 from unetflow.datasets.patterns import as_expression, matching, name_image, safe
+from unetflow.datasets.prepare import checked
 from unetflow.settings import DatasetSettings
 
 Array = NDArray[Any]
@@ -545,6 +547,22 @@ def test_a_truncated_picture_is_refused(
     assert line.endswith("replace the file or fetch it again")
     # What a decoder for another format says of it helps nobody.
     assert "DICOM" not in line
+
+
+def test_components_of_one_value_in_a_channel_of_the_mask_are_objects(tmp_path: Path) -> None:
+    colours = np.zeros((8, 9, 4), np.uint8)
+    colours[..., 3] = 255
+    colours[1:4, 1:4, 0], colours[1:4, 4:6, 0], colours[5:7, 6:9, 0] = 10, 20, 10
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    tifffile.imwrite(tmp_path / "images/a.tif", np.arange(72, dtype=np.uint16).reshape(8, 9))
+    iio.imwrite(tmp_path / "masks/a.png", colours)
+    names = {"kind": "pairs", "images": "images/{image}.tif", "masks": "masks/{image}.png"}
+    image = found(tmp_path, **names, labels_are="components", mask_channel=0)["a"]
+    _, classes, instances = read(image)
+    assert len(np.unique(instances)) == 4
+    assert len(np.unique(instances[colours[..., 0] == 10])) == 2
+    np.testing.assert_array_equal(classes, colours[..., 0] > 0)
 
 
 def test_fractional_labels_are_refused(tmp_path: Path) -> None:

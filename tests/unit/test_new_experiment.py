@@ -14,7 +14,8 @@ import yaml
 from numpy.typing import NDArray
 
 from unetflow import new_experiment
-from unetflow.datasets.layouts import checked, sources, unique
+from unetflow.datasets.layouts import sources, unique
+from unetflow.datasets.prepare import checked
 from unetflow.datasets.synthetic import synthesize
 from unetflow.experiments import parse
 from unetflow.new_experiment import common_folder, describe
@@ -82,11 +83,21 @@ def test_pictures_with_class_masks_make_an_experiment_with_those_classes() -> No
     assert layout(settings).classes == {"background": 0, "foreground": 255}
 
 
+def test_three_objects_an_image_are_objects_and_not_classes() -> None:
+    for name in "abc":
+        add(name)
+        mask = np.zeros((128, 128), np.uint8)
+        mask[5:30, 5:30], mask[5:30, 30:60], mask[70:90, 80:120] = 1, 2, 3
+        write(f"data/masks/{name}.tif", mask)
+    assert layout(loaded("mine")).labels_are == "instances"
+
+
 def test_masks_of_three_classes_name_all_of_them() -> None:
     for number in range(3):
         add(f"cell{number}")
         mask = np.zeros((128, 128), np.uint8)
         mask[20:60, 20:60], mask[70:90, 20:60] = 1, 2
+        mask[20:60, 70:90], mask[70:90, 70:90], mask[100:110, 70:90] = 2, 1, 1
         write(f"data/masks/cell{number}.tif", mask)
     assert layout(loaded("mine")).classes == {"background": 0, "foreground": 1, "class2": 2}
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from unetflow.datasets.fetch import fetch
-from unetflow.datasets.layouts import Labelled, Source, checked, sources, unique
+from unetflow.datasets.layouts import Labelled, Source, sources, unique
+from unetflow.datasets.prepare import checked
 from unetflow.datasets.registry import find_dataset
 
 ROOT = Path(__file__).parents[2]

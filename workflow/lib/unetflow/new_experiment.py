@@ -11,9 +11,11 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from skimage.measure import label
 
-from unetflow.datasets.layouts import checked, pairs
+from unetflow.datasets.layouts import pairs
 from unetflow.datasets.patterns import name_image
+from unetflow.datasets.prepare import checked
 from unetflow.settings import PairsLayout, UNetSettings
 from unetflow.store import write_text
 
@@ -103,15 +105,20 @@ def describe(name: str, images: str, masks: str) -> str:
         )
     looked = [checked(source, *source.read()) for source in found[:: -(-len(found) // LOOKED_AT)]]
     areas, touching, values = [], False, set[int]()
+    most, ids_in_all, pieces = 0, 0, 0
     for _, _, mask in looked:
         ids = np.asarray(mask).astype(np.int64)
-        values |= set(np.unique(ids)[:100].tolist())
+        found_ids = np.unique(ids[ids > 0])
+        values |= {0, *found_ids[:100].tolist()}
+        most, ids_in_all = max(most, len(found_ids)), ids_in_all + len(found_ids)
+        pieces += int(label(ids, background=0, connectivity=1).max())
         areas += [int(area) for area in np.bincount(ids.ravel())[1:] if area]
         right, down = (ids[:, 1:], ids[:, :-1]), (ids[1:], ids[:-1])
         touching |= any(((a != b) & (a > 0) & (b > 0)).any() for a, b in (right, down))
     if not areas:
         raise ValueError(f"{masks}: masks must have objects: all that were looked at are empty")
-    instances = len(values) > 4
+    # An object is mostly in one piece, a class in many; a single value tells objects not apart.
+    instances = most > 1 and pieces < 2 * ids_in_all
     foreground = float(np.mean([(np.asarray(mask) > 0).mean() for _, _, mask in looked]))
     shape = tuple(
         int(median(extents))
@@ -130,8 +137,8 @@ def describe(name: str, images: str, masks: str) -> str:
         images=quoted(layout.images),
         masks=quoted(layout.masks),
         labels_are="instances" if instances else "classes",
-        why_labels=f"{'many' if instances else 'few'} mask values: {sorted(values)[:4]}"
-        + (", one per object" if instances else ", one per class"),
+        why_labels=f"mask values {', '.join(map(str, sorted(values)[:4]))}"
+        + (", ..., each in one piece" if instances else " in many pieces: no ids of objects"),
         classes=names,
         folds=min(5, len(found)),
         normalise="percentile",

@@ -93,10 +93,15 @@ class PairsLayout(Settings):
         "pattern of pictures; {image} (or else the last *) is the name, {group} the patient",
     )
     masks: str = setting(..., "pattern of masks; a * after {image} means one file per object")
-    labels_are: Literal["instances", "classes"] = setting("instances", "what mask values mean")
+    labels_are: Literal["instances", "components", "classes"] = setting(
+        "instances",
+        "what mask values mean; components: objects are the connected regions of one value, which "
+        "others may have too",
+    )
     classes: dict[str, int] | None = setting(
         None, "for class masks, class name: its value; the first is background"
     )
+    mask_channel: int | None = setting(None, "the channel to take from colour masks", ge=0)
     channel: int | None = setting(None, "the channel to take from colour pictures", ge=0)
 
 
@@ -230,7 +235,9 @@ class WeightsSettings(Settings):
     w0: float = setting(10.0, "weight of the border term; 0 leaves it out", ge=0)
     sigma: float = setting(5.0, "its width, in the finest voxel", "pixels", gt=0)
     balance_classes: bool = setting(
-        True, "w_c: classes weigh the inverse of their frequency, mean 1"
+        True,
+        "w_c: classes weigh the inverse of their frequency in all annotated images of the dataset, "
+        "mean 1",
     )
     separate_touching: bool = setting(
         True, "divide touching instances by a background line of one pixel in the training target"

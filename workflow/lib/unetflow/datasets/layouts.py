@@ -10,14 +10,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import h5py
 import numpy as np
-from imageio.v3 import imread
-from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.measure import label
 
+from unetflow.datasets.files import (
+    Mask,
+    Pixels,
+    class_map,
+    grey,
+    open_hdf5,
+    page_count,
+    read_picture,
+)
 from unetflow.datasets.patterns import matching, safe
 from unetflow.datasets.synthetic import synthesize
 from unetflow.settings import (
@@ -29,13 +35,9 @@ from unetflow.settings import (
     SyntheticLayout,
 )
 from unetflow.store import NOT_ANNOTATED
-from unetflow.tiff import open_tiff
 
-Mask = NDArray[np.integer]
-Labelled = tuple[NDArray[Any], Mask | None, Mask | None]
+Labelled = tuple[Pixels, Mask | None, Mask | None]
 """Pixels, classes and instances of a picture."""
-
-TIFF = {".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
@@ -81,46 +83,6 @@ def sources(dataset: DatasetSettings, root: Path) -> Iterator[Source]:
     return synthetic(layout, root)
 
 
-def read_picture(path: Path, plane: int | None = None) -> NDArray[Any]:
-    """Pixels of a picture file, or of one plane of a TIFF stack.
-
-    Raises
-    ------
-    ValueError
-        If the file cannot be decoded.
-    """
-    try:
-        if path.suffix.lower() in TIFF:
-            with open_tiff(path) as file:
-                return file.asarray(key=plane)
-        # Trying every format leaves the file open, and ends with what the last one says of it.
-        return imread(path, plugin="pillow")
-    except Exception as error:  # decoders raise whatever they like for a broken file
-        raise ValueError(
-            f"{path}: must be a readable image: {error}; replace the file or fetch it again"
-        ) from error
-
-
-def class_map(values: Mapping[str, int], mask: Mask, file: Path) -> Mask:
-    """Classes 0, 1, ... of a mask whose values are those of the named classes.
-
-    Raises
-    ------
-    ValueError
-        If the mask holds another value.
-    """
-    result = np.full(mask.shape, NOT_ANNOTATED, np.uint8)
-    for number, value in enumerate(values.values()):
-        result[mask == value] = number
-    strange = np.setdiff1d(mask, [*values.values(), NOT_ANNOTATED])
-    if strange.size:
-        raise ValueError(
-            f"{file}: mask values must be {dict(values)}: found {strange[:5].tolist()}; "
-            "correct layout.classes or the mask"
-        )
-    return result
-
-
 def stacks(layout: StackLayout, root: Path) -> Iterator[Source]:
     """Planes (or the whole) of multi-page TIFF stacks."""
     annotated = matching(root, layout.images)
@@ -146,12 +108,6 @@ def planes_of(path: Path, mask: Path | None, group: str, layout: StackLayout) ->
         )
     for plane in range(count):
         yield Source(f"{group}_{plane:03d}", group, plane, path, partial(read, plane))
-
-
-def page_count(path: Path) -> int:
-    """Number of planes of a TIFF stack."""
-    with open_tiff(path) as file:
-        return len(file.pages)
 
 
 def read_stack(
@@ -263,41 +219,18 @@ def read_pair(path: Path, masks: list[Path], layout: PairsLayout) -> Labelled:
                 )
             instances[pixels_of_object] = number
         return pixels, None, instances
-    return labelled(pixels, grey(read_picture(masks[0]), None, masks[0]), layout, masks[0])
-
-
-def grey(pixels: NDArray[Any], channel: int | None, path: Path) -> NDArray[Any]:
-    """Return one channel of a picture; colour whose channels are alike counts as grey.
-
-    Raises
-    ------
-    ValueError
-        If the picture has colours and no channel is chosen.
-    """
-    if pixels.ndim != 3 or pixels.shape[-1] not in (3, 4):
-        return pixels
-    if channel is not None:
-        if channel >= pixels.shape[-1]:
-            raise ValueError(
-                f"{path}: layout.channel must be below the {pixels.shape[-1]} channels of the "
-                f"picture: got {channel}"
-            )
-        return pixels[..., channel]
-    colours = pixels[..., :3]
-    if (colours == colours[..., :1]).all():
-        return pixels[..., 0]
-    raise ValueError(
-        f"{path}: an image must be grey: got colour of shape {pixels.shape}; "
-        "convert it or choose one with layout.channel"
-    )
+    labels = grey(read_picture(masks[0]), layout.mask_channel, masks[0], "mask_channel")
+    return labelled(pixels, labels, layout, masks[0])
 
 
 def labelled(
-    pixels: NDArray[Any], labels: Mask, layout: PairsLayout | Hdf5Layout, file: Path
+    pixels: Pixels, labels: Mask, layout: PairsLayout | Hdf5Layout, file: Path
 ) -> Labelled:
-    """Pixels with labels that are instances or classes."""
+    """Pixels with labels that are instances, their components, or classes."""
     if layout.labels_are == "instances":
         return pixels, None, labels
+    if layout.labels_are == "components":
+        return pixels, None, label(labels, background=0)
     return (
         pixels,
         class_map(layout.classes or {"background": 0, "foreground": 1}, labels, file),
@@ -341,20 +274,6 @@ def read_hdf5(path: Path, layout: Hdf5Layout, plane: int | None = None) -> Label
         return labelled(pixels, file[layout.labels][which], layout, path)
 
 
-def open_hdf5(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading.
-
-    Raises
-    ------
-    ValueError
-        If it is none.
-    """
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path}: must be an HDF5 file: {error}; fetch it again") from error
-
-
 def synthetic(layout: SyntheticLayout, root: Path) -> Iterator[Source]:
     """Stacks that are made here, whole or plane by plane."""
     for number in range(layout.stacks):
@@ -368,7 +287,7 @@ def synthetic(layout: SyntheticLayout, root: Path) -> Iterator[Source]:
             yield Source(name, name, 0, root, partial(given, pixels, instances))
 
 
-def given(pixels: NDArray[Any], instances: Mask) -> Labelled:
+def given(pixels: Pixels, instances: Mask) -> Labelled:
     """Pixels and instances that are in memory already."""
     return pixels, None, instances
 
@@ -384,54 +303,3 @@ def unique(found: Iterable[Source]) -> list[Source]:
             )
         named[source.name] = source
     return list(named.values())
-
-
-def checked(
-    source: Source, pixels: NDArray[Any], classes: Mask | None, instances: Mask | None
-) -> Labelled:
-    """Return the parts of a picture, with classes made from instances where there are none.
-
-    Raises
-    ------
-    ValueError
-        For a picture that is not 2D or 3D, not finite or constant; for a mask of another shape,
-        with fractions, negative ids or ids above 2³² - 1.
-    """
-    file, name = source.file, source.name
-    if pixels.ndim not in (2, 3):
-        raise ValueError(
-            f"{file}: an image must be a plane or a volume: {name} has shape {pixels.shape}; "
-            "split channels and frames into files, or choose layout.channel"
-        )
-    if not np.isfinite(pixels).all():
-        raise ValueError(
-            f"{file}: grey values must be finite: {name} has NaN or infinite ones; "
-            "repair or remove it"
-        )
-    if pixels.min() == pixels.max():
-        raise ValueError(
-            f"{file}: an image must have two grey values: all of {name} are {pixels.min()}; "
-            "remove it"
-        )
-    for mask in (classes, instances):
-        if mask is None:
-            continue
-        if mask.shape != pixels.shape:
-            raise ValueError(
-                f"{file}: a mask must have the shape of its image: {name} has {pixels.shape}, its "
-                f"mask {mask.shape}; export the mask again"
-            )
-        if np.issubdtype(mask.dtype, np.floating) and not (mask == np.round(mask)).all():
-            raise ValueError(
-                f"{file}: mask values must be whole numbers: the mask of {name} has fractions"
-            )
-        if mask.min() < 0 or mask.max() > np.iinfo(np.uint32).max:
-            raise ValueError(
-                f"{file}: object ids must be from 0 to 4294967295: the mask of {name} has "
-                f"{mask.min()} to {mask.max()}; relabel it"
-            )
-    if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8)
-    if instances is not None and classes is None:
-        classes = (instances > 0).astype(np.uint8)
-    return pixels, classes, instances

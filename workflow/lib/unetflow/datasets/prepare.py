@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetflow.datasets.layouts import Source, checked, sources, unique
+from unetflow.datasets.files import Mask, Pixels
+from unetflow.datasets.layouts import Labelled, Source, sources, unique
 from unetflow.progress import track
 from unetflow.settings import DatasetSettings
 from unetflow.store import add_label, create_image, replacing, validate, write_json
@@ -87,3 +88,54 @@ def write_source(
         "sha256": digest.hexdigest(),
     }
     return entry, counts
+
+
+def checked(
+    source: Source, pixels: Pixels, classes: Mask | None, instances: Mask | None
+) -> Labelled:
+    """Return the parts of a picture, with classes made from instances where there are none.
+
+    Raises
+    ------
+    ValueError
+        For a picture that is not 2D or 3D, not finite or constant; for a mask of another shape,
+        with fractions, negative ids or ids above 2³² - 1.
+    """
+    file, name = source.file, source.name
+    if pixels.ndim not in (2, 3):
+        raise ValueError(
+            f"{file}: an image must be a plane or a volume: {name} has shape {pixels.shape}; "
+            "split channels and frames into files, or choose layout.channel"
+        )
+    if not np.isfinite(pixels).all():
+        raise ValueError(
+            f"{file}: grey values must be finite: {name} has NaN or infinite ones; "
+            "repair or remove it"
+        )
+    if pixels.min() == pixels.max():
+        raise ValueError(
+            f"{file}: an image must have two grey values: all of {name} are {pixels.min()}; "
+            "remove it"
+        )
+    for mask in (classes, instances):
+        if mask is None:
+            continue
+        if mask.shape != pixels.shape:
+            raise ValueError(
+                f"{file}: a mask must have the shape of its image: {name} has {pixels.shape}, its "
+                f"mask {mask.shape}; export the mask again"
+            )
+        if np.issubdtype(mask.dtype, np.floating) and not (mask == np.round(mask)).all():
+            raise ValueError(
+                f"{file}: mask values must be whole numbers: the mask of {name} has fractions"
+            )
+        if mask.min() < 0 or mask.max() > np.iinfo(np.uint32).max:
+            raise ValueError(
+                f"{file}: object ids must be from 0 to 4294967295: the mask of {name} has "
+                f"{mask.min()} to {mask.max()}; relabel it"
+            )
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8)
+    if instances is not None and classes is None:
+        classes = (instances > 0).astype(np.uint8)
+    return pixels, classes, instances
