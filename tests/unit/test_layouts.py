@@ -286,6 +286,20 @@ def test_unlabelled_cells_can_count_as_background(tmp_path: Path) -> None:
     np.testing.assert_array_equal(classes, outlines > 0)
 
 
+@pytest.mark.parametrize("frame", [4, 12, 30])
+def test_what_is_not_outlined_outside_the_field_of_interest_is_not_annotated(
+    tmp_path: Path, frame: int
+) -> None:
+    outlines = make_sequence(tmp_path)
+    layout = {"kind": "ctc", "ignore_unlabelled": False, "field_of_interest": frame}
+    _, classes, _ = read(found(tmp_path, **layout)["01_000"])
+    expected = (outlines > 0).astype(np.uint8)
+    for place in np.ndindex(outlines.shape):
+        if min(*place, 23 - place[0], 23 - place[1]) < frame and not outlines[place]:
+            expected[place] = 255
+    np.testing.assert_array_equal(classes, expected)
+
+
 def test_a_frame_whose_cells_are_all_outlined_is_annotated_everywhere(tmp_path: Path) -> None:
     outlines = make_sequence(tmp_path)
     write(tmp_path / "01_GT/TRA/man_track000.tif", outlines)

@@ -11,4 +11,5 @@ with log_to(snakemake.log[0]):
         output=Path(snakemake.output.weights),
         class_counts=read_json(Path(snakemake.input.index))["class_counts"],
         settings=WeightsSettings(**snakemake.params.settings),
+        threads=snakemake.threads,
     )

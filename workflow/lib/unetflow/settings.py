@@ -82,6 +82,13 @@ class CtcLayout(Settings):
     ignore_unlabelled: bool = setting(
         True, "cells marked in TRA without outline in SEG are left out of training and scores"
     )
+    field_of_interest: int = setting(
+        0,
+        "frame of a picture in which whole cells have no outline (E of the challenge): what is "
+        "not labelled in it is left out of training and scores",
+        "pixels",
+        ge=0,
+    )
 
 
 class PairsLayout(Settings):
@@ -233,7 +240,10 @@ class WeightsSettings(Settings):
     """Border weights, Ronneberger et al. 2015, equation 2."""
 
     w0: float = setting(10.0, "weight of the border term; 0 leaves it out", ge=0)
-    sigma: float = setting(5.0, "its width, in the finest voxel", "pixels", gt=0)
+    sigma: float = setting(5.0, "its width", "finest voxels, or µm", gt=0)
+    sigma_unit: Literal["voxels", "um"] = setting("voxels", "what sigma is measured in")
+    cap: float | None = setting(None, "largest weight", gt=0)
+    foreground_factor: float = setting(1.0, "factor on the weight of all but background", gt=0)
     balance_classes: bool = setting(
         True,
         "w_c: classes weigh the inverse of their frequency in all annotated images of the dataset, "

@@ -8,9 +8,12 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import dask
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -21,9 +24,11 @@ from unetflow.distances import nearest_two
 from unetflow.settings import WeightsSettings
 from unetflow.store import NOT_ANNOTATED, chunks_and_shards, create_array, open_image, replacing
 
-# exp(-x²/2) stays below half a unit in the last place of a float32 weight of 1 from x = 6 on, also
-# when it is multiplied by w0 = 100; sums of distances above 6 sigma add nothing.
-CUTOFF_SIGMAS = 6.5
+# A border term below it adds nothing to a float32 weight of about 1.
+RESOLUTION = 2.0**-26
+
+# Extents of a block that is computed and written at once, by axes; at most 2 GB with its margin.
+BLOCKS = {2: (2048, 2048), 3: (128, 512, 512)}
 
 
 def separate(classes: NDArray[np.uint8], instances: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -52,8 +57,36 @@ def separate(classes: NDArray[np.uint8], instances: NDArray[np.integer]) -> NDAr
     return result
 
 
+def reach_of(settings: WeightsSettings, sigma: float) -> float:
+    """Sum of distances from which on the border term is below the resolution of float32 weights."""
+    return sigma * math.sqrt(2 * max(0.0, math.log(max(settings.w0, 1e-30) / RESOLUTION)))
+
+
+def sigma_in_voxels(settings: WeightsSettings, finest_um: float | None) -> float:
+    """Width of the border term in units of the finest voxel.
+
+    Raises
+    ------
+    ValueError
+        If it is given in µm and the voxel size is not known.
+    """
+    if settings.sigma_unit == "voxels":
+        return settings.sigma
+    if finest_um is None:
+        raise ValueError(
+            "weights.sigma_unit um needs the voxel size: the dataset has none; add "
+            "voxel_size_um to it, or give sigma in voxels"
+        )
+    return settings.sigma / finest_um
+
+
 def border_term(
-    instances: NDArray[np.integer], settings: WeightsSettings, sampling: Sequence[float]
+    instances: NDArray[np.integer],
+    w0: float,
+    sigma: float,
+    reach: float,
+    sampling: Sequence[float],
+    threads: int = 1,
 ) -> NDArray[np.float32]:
     """`w0 exp(-(d1 + d2)² / (2 sigma²))` on background pixels, 0 on objects ([1], [2]).
 
@@ -64,13 +97,18 @@ def border_term(
     ----------
     instances : integer array
         Object ids, 0 = background.
+    reach : float
+        Where d1 + d2 is larger the term is 0.
     sampling : sequence of float
-        Voxel size per axis in units of the finest one.
+        Voxel size per axis; sigma and reach are in its unit.
     """
-    first, second = nearest_two(instances, CUTOFF_SIGMAS * settings.sigma, sampling)
-    with np.errstate(over="ignore"):
-        term = settings.w0 * np.exp(-((first + second) ** 2) / (2 * settings.sigma**2))
-    return np.where(instances == 0, term, 0).astype(np.float32)
+    first, second = nearest_two(instances, reach, sampling, threads)
+    total = np.add(first, second, out=first)
+    total[(total > np.float32(reach)) | (instances != 0)] = np.inf
+    np.square(total, out=total)
+    np.multiply(total, np.float32(-1 / (2 * sigma**2)), out=total)
+    np.exp(total, out=total)
+    return np.multiply(total, np.float32(w0), out=total)
 
 
 def class_weights(counts: Sequence[int]) -> NDArray[np.float32]:
@@ -87,66 +125,125 @@ def class_weights(counts: Sequence[int]) -> NDArray[np.float32]:
 
 def target_and_weights(
     classes: NDArray[np.uint8],
-    instances: NDArray[np.integer] | None,
+    instances: NDArray[np.integer],
     class_counts: Sequence[int],
     settings: WeightsSettings,
     sampling: Sequence[float],
+    sigma: float,
+    threads: int = 1,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return the training target and its weights `w_c + border term`, for one image.
+    """Return the training target and its weights `w_c + border term`.
 
     Parameters
     ----------
     classes : uint8 array
         Semantic labels, 255 = not annotated: weight 0.
-    instances : integer array of the same shape, or None
-        Object ids; None: the connected components (sharing a face) of what is not class 0.
+    instances : integer array of the same shape
+        Object ids, 0 = background.
     class_counts : sequence of int
         Pixels of each class in the whole dataset, for w_c.
     sampling : sequence of float
         Voxel size per axis in units of the finest one.
+    sigma : float
+        Width of the border term in the same unit.
 
     References
     ----------
     [1], equation 2.
     """
-    annotated = classes != NOT_ANNOTATED
-    if instances is None:
-        instances, _ = ndimage.label(annotated & (classes > 0))
     target = separate(classes, instances) if settings.separate_touching else classes
-    weights = np.ones(classes.shape, np.float32)
-    if settings.balance_classes:
-        weights = class_weights(class_counts)[np.where(annotated, target, 0)]
+    of_class = np.zeros(256, np.float32)
+    of_class[: len(class_counts)] = class_weights(class_counts) if settings.balance_classes else 1
+    of_class[1:] *= settings.foreground_factor
+    weights = of_class[target]
     if settings.w0 > 0:
-        weights = weights + border_term(np.where(target > 0, instances, 0), settings, sampling)
-    return target, np.where(annotated, weights, 0).astype(np.float32)
+        objects = np.where(target > 0, instances, 0)
+        reach = reach_of(settings, sigma)
+        weights += border_term(objects, settings.w0, sigma, reach, sampling, threads)
+    if settings.cap is not None:
+        np.minimum(weights, np.float32(settings.cap), out=weights)
+    weights[target == NOT_ANNOTATED] = 0
+    return target, weights
+
+
+Region = tuple[slice, ...]
+
+
+def blocks_of(
+    shape: Sequence[int], extents: Sequence[int], margin: Sequence[int]
+) -> Iterator[tuple[Region, Region, Region]]:
+    """Yield each block of an array, the window around it, and the block within the window."""
+    counts = (-(-extent // step) for extent, step in zip(shape, extents, strict=True))
+    for index in np.ndindex(*counts):
+        axes = []
+        for place, extent, step, grown in zip(index, shape, extents, margin, strict=True):
+            start, stop = place * step, min((place + 1) * step, extent)
+            low, high = max(start - grown, 0), min(stop + grown, extent)
+            axes.append((slice(start, stop), slice(low, high), slice(start - low, stop - low)))
+        block, window, core = zip(*axes, strict=True)
+        yield block, window, core
 
 
 def write_weights(
-    image_path: Path, output: Path, class_counts: Sequence[int], settings: WeightsSettings
+    image_path: Path,
+    output: Path,
+    class_counts: Sequence[int],
+    settings: WeightsSettings,
+    threads: int = 1,
 ) -> None:
-    """Write the training target and border weights of one OME-Zarr image.
+    """Write the training target and border weights of one OME-Zarr image, block by block.
+
+    A block is read with a margin beyond which no object reaches it, so that the blocks of a volume
+    larger than memory have the weights of the whole, bit for bit. Only where an image has no
+    instances, its classes are held in memory as one: objects are then the connected components
+    (sharing a face) of what is not class 0.
 
     Parameters
     ----------
     output : Path
         Zarr group, complete or absent: `target` uint8, `weights` float32, with the image's axes.
+    threads : int
+        Blocks at once; of an image of one block, the threads of its distance transform.
     """
     image = open_image(image_path)
-    classes, instances = image.label("classes"), image.label("instances")
+    classes: Any = image.label("classes")
+    instances: Any = image.label("instances")
     if classes is None:
         raise ValueError(f"{image_path}: an image must be annotated: it has no labels/classes")
+    if instances is None:
+        whole = np.asarray(classes)
+        instances = ndimage.label((whole > 0) & (whole != NOT_ANNOTATED))[0]
     spatial = axis_rules.spatial(image.axes)
-    sizes = axis_rules.voxel_size(spatial, image.voxel_size_um) or (1.0,) * len(spatial)
-    sampling = [size / min(sizes) for size in sizes]
-    target, weights = target_and_weights(
-        np.asarray(classes),
-        None if instances is None else np.asarray(instances),
-        class_counts,
-        settings,
-        sampling,
+    sizes = axis_rules.voxel_size(spatial, image.voxel_size_um)
+    sigma = sigma_in_voxels(settings, None if sizes is None else min(sizes))
+    sampling = [size / min(sizes) for size in sizes] if sizes else [1.0] * len(spatial)
+    # One more, since the line between touching objects is drawn where the next pixel is another.
+    margin = [math.ceil(reach_of(settings, sigma) / step) + 1 for step in sampling]
+    chunks, _ = chunks_and_shards(spatial, classes.shape)
+    extents = tuple(
+        -(-min(extent, limit) // chunk) * chunk
+        for extent, limit, chunk in zip(classes.shape, BLOCKS[len(spatial)], chunks, strict=True)
     )
-    layout = chunks_and_shards(spatial, target.shape)
+    blocks = list(blocks_of(classes.shape, extents, margin))
+
+    def write(block: Region, window: Region, core: Region) -> None:
+        parts: tuple[NDArray[Any], ...] = target_and_weights(
+            np.asarray(classes[window]),
+            np.asarray(instances[window]),
+            class_counts,
+            settings,
+            sampling,
+            sigma,
+            threads if len(blocks) == 1 else 1,
+        )
+        for array, part in zip(arrays, parts, strict=True):
+            array[block] = part[core]
+
     with replacing(output) as partial:
         zarr.create_group(partial, zarr_format=3)
-        for name, part in (("target", target), ("weights", weights)):
-            create_array(partial / name, spatial, part.shape, part.dtype, *layout)[...] = part
+        arrays = [
+            create_array(partial / name, spatial, classes.shape, dtype, chunks, extents)
+            for name, dtype in (("target", np.uint8), ("weights", np.float32))
+        ]
+        tasks = [dask.delayed(write)(*block) for block in blocks]
+        dask.compute(*tasks, scheduler="threads", num_workers=threads)

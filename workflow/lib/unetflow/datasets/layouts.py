@@ -158,18 +158,25 @@ def annotated_frames(folder: Path, truth: Path, layout: CtcLayout) -> Iterator[S
         track = truth / "TRA" / f"man_track{frame}.tif" if layout.ignore_unlabelled else None
         plane = int(planes[0]) if planes else None
         name = "_".join([folder.name, frame, *planes])
-        read = partial(read_tracked, pixels, mask, track, plane)
+        read = partial(read_tracked, pixels, mask, track, plane, layout.field_of_interest)
         yield Source(name, folder.name, int(frame), pixels, read)
 
 
-def read_tracked(pixels: Path, mask: Path, track: Path | None, plane: int | None) -> Labelled:
+def read_tracked(
+    pixels: Path, mask: Path, track: Path | None, plane: int | None, frame: int
+) -> Labelled:
     """Pixels, classes and instances of a frame, or of one plane of it.
 
     A cell that has a marker in TRA but no outline in SEG is neither cell nor background for sure:
     the surroundings of its marker, up to half the width of the outlined cells, are not annotated.
+    Cells that lie wholly in the frame around the challenge's field of interest have neither.
     """
     image, instances = read_picture(pixels, plane), read_picture(mask)
     classes = (instances > 0).astype(np.uint8)
+    interest = np.zeros(classes.shape, bool)
+    bottom, right = (max(frame, extent - frame) for extent in classes.shape[-2:])
+    interest[..., frame:bottom, frame:right] = True
+    classes[~interest & (classes == 0)] = NOT_ANNOTATED
     # Outlines of another shape than their frame are refused later, by that name.
     if track is not None and track.is_file() and instances.shape == image.shape:
         markers = read_picture(track, plane)
