@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 from hypothesis import given
@@ -18,12 +21,21 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unetflow import patches
-from unetflow.elastic import coordinates, displacements, resample, spline_matrix
+from unetflow.elastic import (
+    Deformation,
+    Interpolation,
+    displacements,
+    draw,
+    resample,
+    spline_matrix,
+)
 from unetflow.geometry import Geometry, mirrored, unet_geometry
 from unetflow.patches import cut_patch, cut_patches
-from unetflow.settings import PatchesSettings
-from unetflow.store import create_array, create_image, open_image
+from unetflow.settings import PatchesSettings, WeightsSettings
+from unetflow.store import add_label, create_array, create_image, open_image
+from unetflow.weights import target_and_weights
 
+COUNTS, WEIGHTS = [3, 1], WeightsSettings()
 STILL: dict[str, Any] = {"elastic_sigma": 0, "rotation_degrees": 0, "scaling": 0}
 FLAT, DEEP = unet_geometry(depth=1, dimensions=2), unet_geometry(depth=1, dimensions=3)
 
@@ -43,39 +55,40 @@ def smooth(shape: tuple[int, ...]) -> NDArray[np.float64]:
 # -------------------------------------------------------------------------------- splines
 
 
-@given(st.integers(4, 12), st.integers(10, 80), st.integers(0, 2**32))
-def test_the_spline_matrix_reproduces_cubic_polynomials(grid: int, extent: int, seed: int) -> None:
-    polynomial = np.polynomial.Polynomial(np.random.default_rng(seed).normal(size=4), [0, 1])
-    knots, samples = np.linspace(0, 1, grid), np.linspace(0, 1, extent)
+@given(st.integers(2, 12), st.integers(13, 80), st.integers(0, 2**32))
+def test_the_spline_matrix_is_scipys_cubic_interpolation(grid: int, extent: int, seed: int) -> None:
+    values = np.random.default_rng(seed).normal(size=grid)
+    places = np.linspace(0, grid - 1, extent)
     np.testing.assert_allclose(
-        spline_matrix(extent, grid) @ polynomial(knots), polynomial(samples), atol=1e-9
+        spline_matrix(extent, grid, (extent - 1) / (grid - 1)) @ values,
+        ndimage.map_coordinates(values, places[np.newaxis], order=3, mode="mirror"),
+        atol=1e-9,
     )
 
 
-@pytest.mark.parametrize(("grid", "degree"), [(2, 1), (3, 2)])
-def test_few_grid_points_reproduce_polynomials_of_lower_degree(grid: int, degree: int) -> None:
-    polynomial = np.polynomial.Polynomial([1.0, -2.0, 3.0][: degree + 1])
-    values = polynomial(np.linspace(0, 1, grid))
-    expected = polynomial(np.linspace(0, 1, 50))
-    np.testing.assert_allclose(spline_matrix(50, grid) @ values, expected, atol=1e-12)
-
-
 @given(st.integers(2, 12), st.integers(13, 80))
-def test_the_spline_matrix_passes_through_its_ends_and_sums_to_one(grid: int, extent: int) -> None:
-    matrix = spline_matrix(extent, grid)
-    assert matrix.shape == (extent, grid)
+def test_the_spline_matrix_passes_through_its_points_and_sums_to_one(grid: int, step: int) -> None:
+    matrix = spline_matrix((grid - 1) * step + 1, grid, step)
     np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-12)
-    np.testing.assert_allclose(matrix[0], np.eye(grid)[0], atol=1e-12)
-    np.testing.assert_allclose(matrix[-1], np.eye(grid)[-1], atol=1e-12)
+    np.testing.assert_allclose(matrix[::step], np.eye(grid), atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(21, 31), (9, 21, 31)])
 def test_displacements_at_grid_points_have_the_stated_deviation(shape: tuple[int, ...]) -> None:
     generator = np.random.default_rng(0)
     corners = np.ix_(range(len(shape)), *[(0, -1)] * len(shape))
-    drawn = np.array([displacements(shape, 10, 3, generator)[corners] for _ in range(300)])
+    settings = PatchesSettings(elastic_sigma=10, elastic_grid=3)
+    drawn = np.array([displacements(shape, settings, generator)[corners] for _ in range(300)])
     assert drawn.std() == pytest.approx(10, rel=0.05)
     assert abs(drawn.mean()) < 1
+
+
+def test_vectors_stand_as_far_apart_as_asked() -> None:
+    """Between vectors 8 pixels apart a spline through 16 times as many points is the same."""
+    settings = PatchesSettings(elastic_sigma=4, elastic_spacing=8)
+    field = displacements((33, 41), settings, np.random.default_rng(0))
+    vectors = np.random.default_rng(0).normal(0, 4, (2, 5, 6))
+    np.testing.assert_allclose(field[:, ::8, ::8], vectors, atol=1e-5)
 
 
 # ----------------------------------------------------------------------------- coordinates
@@ -85,7 +98,7 @@ def test_displacements_at_grid_points_have_the_stated_deviation(shape: tuple[int
 def test_no_displacement_and_no_rotation_is_the_identity(shape: tuple[int, ...]) -> None:
     """Every pixel of the patch shows one pixel of the image, also where extents are even."""
     centre = tuple(range(10, 10 + len(shape)))
-    points = coordinates(shape, centre, PatchesSettings(**STILL), np.random.default_rng(0))
+    points = draw(shape, centre, PatchesSettings(**STILL), np.random.default_rng(0)).points()
     starts = [round(float(along.flat[0])) for along in points]
     grid = np.meshgrid(
         *(np.arange(start, start + extent) for start, extent in zip(starts, shape, strict=True)),
@@ -96,15 +109,13 @@ def test_no_displacement_and_no_rotation_is_the_identity(shape: tuple[int, ...])
         assert abs(start + (extent - 1) / 2 - middle) <= 0.5
 
 
-@pytest.mark.parametrize("order", [0, 1, 3])
-def test_a_rotation_by_90_degrees_equals_numpys(order: int) -> None:
+@pytest.mark.parametrize("interpolation", ["nearest", "linear", "convolution", "spline"])
+def test_a_rotation_by_90_degrees_equals_numpys(interpolation: Interpolation) -> None:
     image = smooth((31, 31))
-    still = coordinates((11, 11), (15, 15), PatchesSettings(**STILL), np.random.default_rng(0))
-    turned = coordinates(
-        (11, 11), (15, 15), PatchesSettings(**STILL | {"rotation_degrees": 90}), Turned()
-    )
-    found = resample(image, turned, order)
-    straight = resample(image, still, order)
+    still = draw((11, 11), (15, 15), PatchesSettings(**STILL), np.random.default_rng(0))
+    turned = draw((11, 11), (15, 15), PatchesSettings(**STILL | {"rotation_degrees": 90}), Turned())
+    found = resample(image, turned, interpolation)
+    straight = resample(image, still, interpolation)
     np.testing.assert_allclose(straight, image[10:21, 10:21], atol=1e-3)
     rotations = [np.abs(found - np.rot90(straight, turns)).max() < 1e-2 for turns in range(4)]
     assert rotations in ([False, True, False, False], [False, False, False, True])
@@ -112,17 +123,17 @@ def test_a_rotation_by_90_degrees_equals_numpys(order: int) -> None:
 
 def test_a_volume_is_rotated_in_its_planes_alone() -> None:
     settings = PatchesSettings(**STILL | {"rotation_degrees": 90})
-    points = coordinates((5, 7, 7), (9, 9, 9), settings, Turned())
+    points = draw((5, 7, 7), (9, 9, 9), settings, Turned()).points()
     assert (points[0] == np.arange(7, 12)[:, None, None]).all()
     np.testing.assert_allclose(points[1:, 0], points[1:, -1])
 
 
 def test_scaling_spreads_the_points_by_the_stated_factor() -> None:
     settings = PatchesSettings(**STILL | {"scaling": 0.5})
-    points = coordinates((5, 5), (9, 9), settings, Turned())
+    points = draw((5, 5), (9, 9), settings, Turned()).points()
     np.testing.assert_allclose(points[0][:, 0], 9 + 1.5 * np.arange(-2, 3))
     factors = [
-        np.ptp(coordinates((5, 5), (9, 9), settings, np.random.default_rng(seed))[0]) / 4
+        np.ptp(draw((5, 5), (9, 9), settings, np.random.default_rng(seed)).points()[0]) / 4
         for seed in range(200)
     ]
     assert 1 / 1.5 <= min(factors) < 0.75 < 1.4 < max(factors) <= 1.5
@@ -132,36 +143,71 @@ def test_scaling_spreads_the_points_by_the_stated_factor() -> None:
 # ------------------------------------------------------------------------------ resampling
 
 
-@given(st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(0, 2**32))
-def test_whole_coordinates_show_the_mirrored_image(extents: tuple[int, int], seed: int) -> None:
+def reading(points: NDArray[np.floating]) -> Deformation:
+    """Return the deformation that reads an image at given coordinates (n, *shape)."""
+    count, *shape = points.shape
+    places = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in shape), indexing="ij")
+    shift = (points - np.stack(places)).astype(np.float32)
+    return Deformation(np.eye(count), np.zeros(count), shift)
+
+
+METHODS: list[Interpolation] = ["nearest", "linear", "convolution", "spline"]
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=3), st.integers(0, 2**32))
+def test_whole_coordinates_show_the_mirrored_image(extents: list[int], seed: int) -> None:
     generator = np.random.default_rng(seed)
     image = generator.integers(0, 200, extents)
-    points = generator.integers(-20, 30, (2, 4, 5)).astype(float)
+    points = generator.integers(-20, 30, (len(extents), *(4, 5, 3)[: len(extents)])).astype(float)
     index = [
         [int(mirrored(place, place + 1, extent)[0]) for place in along.ravel().astype(int).tolist()]
         for along, extent in zip(points, extents, strict=True)
     ]
-    expected = image[tuple(index)].reshape(4, 5)
-    for order in (0, 1, 3):
-        np.testing.assert_allclose(resample(image, points, order), expected, atol=2e-3)
+    expected = image[tuple(index)].reshape(points.shape[1:])
+    for method in METHODS:
+        np.testing.assert_allclose(resample(image, reading(points), method), expected, atol=2e-3)
 
 
-@given(st.integers(0, 2**32))
-@examples(max_examples=20)
-def test_a_region_is_resampled_as_the_whole_image_would_be(seed: int) -> None:
-    image = smooth((60, 70))
-    points = np.random.default_rng(seed).uniform(25, 40, (2, 6, 7))
-    for order in (1, 3):
-        whole = ndimage.map_coordinates(image, points, order=order, mode="mirror")
-        np.testing.assert_allclose(resample(image, points, order), whole, atol=2e-3)
+@given(st.integers(2, 3), st.integers(0, 2**32))
+@examples(max_examples=30)
+def test_between_pixels_it_equals_scipy(dimensions: int, seed: int) -> None:
+    image = smooth((60, 70, 50)[:dimensions])
+    generator = np.random.default_rng(seed)
+    settings = PatchesSettings(elastic_sigma=3, scaling=0.3)
+    centre = tuple(int(generator.integers(extent)) for extent in image.shape)
+    deformation = draw((24, 20, 16)[:dimensions], centre, settings, generator)
+    points = deformation.points()
+    for order, method in ((0, "nearest"), (1, "linear"), (3, "spline")):
+        expected = ndimage.map_coordinates(image, points, order=order, mode="mirror")
+        found = resample(image, deformation, method)  # type: ignore[arg-type]
+        assert (np.abs(found - expected) > 3e-3).mean() < (0.001 if order == 0 else 1e-9)
+
+
+def test_cubic_convolution_reproduces_a_parabola() -> None:
+    """Keys' kernel is exact for polynomials of degree 2; a linear one would be off by 1/4."""
+    rows, columns = np.indices((40, 40)) - 20.0
+    points = np.random.default_rng(0).uniform(10, 30, (2, 9, 9))
+    y, x = points - 20
+    found = resample(rows**2 - rows * columns, reading(points), "convolution")
+    np.testing.assert_allclose(found, y**2 - y * x, atol=1e-3)
 
 
 @given(st.integers(0, 2**32))
 def test_nearest_neighbours_bring_no_new_labels(seed: int) -> None:
     generator = np.random.default_rng(seed)
-    labels = generator.choice([0, 1, 7, 255], (9, 8))
-    found = resample(labels, generator.uniform(-20, 30, (2, 10, 10)), order=0)
+    labels = generator.choice(np.array([0, 1, 7, 255], np.uint16), (9, 8))
+    found = resample(labels, reading(generator.uniform(-20, 30, (2, 10, 10))), "nearest")
+    assert found.dtype == np.uint16
     assert set(np.unique(found)) <= set(np.unique(labels))
+
+
+def test_folds_are_counted_and_gentle_deformations_have_none() -> None:
+    rows, columns = np.indices((40, 40)).astype(float)
+    there_and_back = np.where(columns < 20, columns, 40 - columns)
+    assert reading(np.stack([rows, columns])).folded() == 0
+    assert reading(np.stack([rows, there_and_back])).folded() == pytest.approx(0.5, abs=0.05)
+    gentle = PatchesSettings(elastic_sigma=10, elastic_grid=3)
+    assert draw((388, 388), (0, 0), gentle, np.random.default_rng(0)).folded() == 0
 
 
 # ----------------------------------------------------------------------------- the cache
@@ -186,8 +232,21 @@ class Source:
             ] = part
 
     def cut(self, output: Path, geometry: Geometry, **settings: Any) -> zarr.Group:
-        cut_patches(self.path, self.weights, output, geometry, PatchesSettings(**settings))
+        cut_patches(
+            self.path,
+            self.weights,
+            output,
+            output.with_suffix(".tsv"),
+            geometry,
+            PatchesSettings(**settings),
+            COUNTS,
+            WEIGHTS,
+        )
         return zarr.open_group(output, mode="r")
+
+    def opened(self, geometry: Geometry) -> patches.Source:
+        target, weights = (zarr.open_array(self.weights / name) for name in ("target", "weights"))
+        return patches.Source(open_image(self.path), target, weights, geometry, COUNTS, WEIGHTS)
 
 
 def digest(folder: Path) -> str:
@@ -219,22 +278,18 @@ def test_any_patch_can_be_made_again_from_its_stored_seed(
     assert group["image"].shape == (4, channels, *extents)
     assert group["classes"].shape == group["weights"].shape == (4, *outputs)
     assert group.attrs["source"] == "image"
-    target, weights = (zarr.open_array(source.weights / name) for name in ("target", "weights"))
+    table = pd.read_csv(tmp_path / "cache.tsv", sep="\t")
+    assert table["patch"].tolist() == [0, 1, 2, 3]
     for number in (3, 0, 2):
-        again = cut_patch(
-            open_image(source.path),
-            target,
-            weights,
-            extents,
-            geometry,
-            settings,
-            group.attrs["seeds"][number],
-        )
-        for name, part in zip(("image", "classes", "weights"), again, strict=False):
+        seed = group.attrs["seeds"][number]
+        assert json.loads(table["seed"][number]) == seed
+        again = cut_patch(source.opened(geometry), settings, seed)
+        parts = {"image": again.pixels, "classes": again.classes, "weights": again.weights}
+        for name, part in parts.items():
             stored = group[name][number]
             assert stored.dtype == part.dtype
             assert stored.tobytes() == np.ascontiguousarray(part).tobytes()
-        assert group.attrs["centres"][number] == list(again[3])
+        assert group.attrs["centres"][number] == list(again.centre)
 
 
 @pytest.mark.parametrize(("axes", "shape", "geometry", "tile"), CASES)
@@ -332,7 +387,67 @@ def test_centres_are_spread_over_the_whole_image(tmp_path: Path) -> None:
     assert np.ptp(centres[:, 2]) >= 24
 
 
+@pytest.mark.parametrize(("axes", "shape", "geometry", "tile"), CASES)
+def test_weights_can_be_those_of_the_deformed_objects(
+    tmp_path: Path, axes: str, shape: tuple[int, ...], geometry: Geometry, tile: Any
+) -> None:
+    source = Source(tmp_path, axes, shape)
+    spatial = axes.removeprefix("c")
+    instances = np.random.default_rng(0).integers(0, 9, shape[-len(spatial) :]).astype(np.uint32)
+    add_label(source.path, "classes", spatial, (instances > 0).astype(np.uint8), {})
+    add_label(source.path, "instances", spatial, instances, {})
+    settings = {"tile": tile, "per_image": 3, "scaling": 0.2}
+    group = source.cut(tmp_path / "cache", geometry, weights="recomputed", **settings)
+    usual = source.cut(tmp_path / "usual", geometry, **settings)
+    assert (group["image"][...] == usual["image"][...]).all()
+    dimensions = len(geometry)
+    for number, seed in enumerate(group.attrs["seeds"]):
+        plane, _, deformation = patches.drawn(
+            instances.shape, dimensions, PatchesSettings(**settings), seed
+        )
+        moved = resample(instances, deformation, "nearest", plane)
+        target, weights = target_and_weights(
+            (moved > 0).astype(np.uint8), moved, COUNTS, WEIGHTS, [1.0] * dimensions, 5
+        )
+        core = tuple(
+            slice(axis.halo, extent - axis.halo)
+            for axis, extent in zip(geometry, moved.shape, strict=True)
+        )
+        np.testing.assert_array_equal(group["classes"][number], target[core])
+        np.testing.assert_array_equal(group["weights"][number], weights[core])
+
+
+def test_folds_are_told_in_the_log_and_in_the_table(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = Source(tmp_path, "yx", (40, 50))
+    with caplog.at_level("INFO", "unetflow"):
+        source.cut(tmp_path / "gentle", FLAT, tile=26, per_image=2, elastic_sigma=0.1)
+        assert "fold" not in caplog.text
+        source.cut(tmp_path / "wild", FLAT, tile=26, per_image=2, elastic_sigma=60)
+    assert "2 of 2 deformations fold" in caplog.text
+    folded = {
+        name: pd.read_csv(tmp_path / f"{name}.tsv", sep="\t")["folded"]
+        for name in ("gentle", "wild")
+    }
+    assert (folded["gentle"] == 0).all()
+    assert (folded["wild"] > 0.01).all()
+
+
 # ------------------------------------------------------------------------------- failures
+
+
+def test_what_does_not_fit_on_the_disk_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(tmp_path, "yx", (40, 50), "uint16")
+    before = sorted(tmp_path.iterdir())
+    need = 1000 * (26 * 26 * 2 + 10 * 10 * (1 + 4))
+    usage = shutil.disk_usage(tmp_path)._replace(free=need - 1)
+    monkeypatch.setattr(patches.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ValueError, match=r"the cache needs 0\.0 GB .* lower patches\.per_image"):
+        source.cut(tmp_path / "cache", FLAT, tile=26, per_image=1000)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt(), SystemExit(143)])
@@ -361,7 +476,7 @@ import os, signal, sys
 from pathlib import Path
 from unetflow import patches
 from unetflow.geometry import unet_geometry
-from unetflow.settings import PatchesSettings
+from unetflow.settings import PatchesSettings, WeightsSettings
 create_array, written = patches.create_array, []
 def kill(path, *arguments):
     if len(written) == 2:
@@ -370,8 +485,9 @@ def kill(path, *arguments):
     return create_array(path, *arguments)
 patches.create_array = kill
 root = Path(sys.argv[1])
-patches.cut_patches(root / "image", root / "weights", root / "cache", unet_geometry(1, 2),
-                    PatchesSettings(tile=22, per_image=2))
+patches.cut_patches(root / "image", root / "weights", root / "cache", root / "cache.tsv",
+                    unet_geometry(1, 2), PatchesSettings(tile=22, per_image=2), [3, 1],
+                    WeightsSettings())
 """
 
 
@@ -384,4 +500,4 @@ def test_a_killed_cut_is_absent_and_made_whole_by_the_next(tmp_path: Path) -> No
     source.cut(tmp_path / "cache", FLAT, tile=22, per_image=2)
     assert digest(tmp_path / "cache") == digest(tmp_path / "expected")
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"image", "weights", "expected", "cache"}
+    assert names == {"image", "weights", "expected", "expected.tsv", "cache", "cache.tsv"}

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import zarr
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -54,7 +53,6 @@ def brute_force(
     return first.reshape(instances.shape), second.reshape(instances.shape)
 
 
-@examples(deadline=None)  # the first call loads the compiled kernels
 @given(objects(), st.data(), st.sampled_from([1.0, 2.5, 4.0, 100.0]))
 def test_distances_up_to_the_radius_equal_brute_force(
     instances: NDArray[np.uint32], data: st.DataObject, radius: float

@@ -17,9 +17,8 @@ WEIGHTS_FOLLOW = ("dataset", "weights")
 PATCHES_FOLLOW = (*WEIGHTS_FOLLOW, "patches", "model.geometry")
 
 
-def maker(wildcards, settings):
+def maker(name, settings):
     """Experiment that makes what its variants share: the first of the file with the same ones."""
-    name = wildcards.experiment
     return settings_files.first_alike(FAMILIES[name], name, settings)
 
 
@@ -259,10 +258,11 @@ def shown(experiments):
     """What the report is told: settings of experiments and datasets, makers of shared files."""
     datasets = settings_files.datasets_of(experiments, REGISTRY, OVERRIDE)
     families = settings_files.load_families(FOLDER, experiments)
+    follow = {"weights": WEIGHTS_FOLLOW, "patches": PATCHES_FOLLOW}
     makers = {
         name: {
-            "weights": settings_files.first_alike(families[name], name, WEIGHTS_FOLLOW),
-            "patches": settings_files.first_alike(families[name], name, PATCHES_FOLLOW),
+            stage: settings_files.first_alike(families[name], name, settings)
+            for stage, settings in follow.items()
         }
         for name in experiments
     }
@@ -311,4 +311,13 @@ def unannotated_predictions(_wildcards):
             split="final",
             seed=experiment.train.seeds,
         )
+    ]
+
+
+def patch_sheets(_wildcards):
+    """Contact sheet of the first image that each experiment's networks learn from."""
+    return [
+        f"{RUN.results}/experiments/{maker(name, PATCHES_FOLLOW)}/patches/{image}.png"
+        for name in CHOSEN
+        for image in images_in(name, "final", "train")[:1]
     ]

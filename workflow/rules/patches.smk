@@ -5,11 +5,12 @@ rule cut_patches:
         index=of_dataset("index.json"),
         weights=lambda wildcards: expand(
             rules.compute_weights.output.weights,
-            experiment=maker(wildcards, WEIGHTS_FOLLOW),
+            experiment=maker(wildcards.experiment, WEIGHTS_FOLLOW),
             image=wildcards.image,
         ),
     output:
         patches=directory("<results>/experiments/{experiment}/patches/{image}.zarr"),
+        table="<results>/experiments/{experiment}/patches/{image}.tsv",
     log:
         "<logs>/patches/{experiment}/{image}.log",
     benchmark:
@@ -23,5 +24,33 @@ rule cut_patches:
         code=code("cut_patches.py"),
         settings=patch_settings,
         geometry=network_geometry,
+        weights=section("weights"),
     script:
         "../scripts/cut_patches.py"
+
+
+rule draw_patches:
+    """Draw some patches of one image with their deformation, target and weights."""
+    input:
+        images=of_dataset("images.ome.zarr"),
+        patches=rules.cut_patches.output.patches,
+    output:
+        sheet=report(
+            "<results>/experiments/{experiment}/patches/{image}.png",
+            caption="../report/patches.rst",
+            category="{experiment}",
+            subcategory="Patches",
+            labels={"image": "{image}"},
+        ),
+    log:
+        "<logs>/patches/{experiment}/{image}.sheet.log",
+    benchmark:
+        "<costs>/patches/{experiment}/{image}_sheet.tsv"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("draw_patches.py"),
+        settings=patch_settings,
+    script:
+        "../scripts/draw_patches.py"

@@ -3,6 +3,7 @@ rule build_report:
     input:
         summaries=expand(rules.summarise_experiment.output.summary, experiment=CHOSEN),
         predictions=unannotated_predictions,
+        sheets=patch_sheets,
         archives=expand(rules.summarise_archive.output.summary, archive=ARCHIVES),
     output:
         page=report(

@@ -6,7 +6,7 @@ rule train_model:
         split=rules.split_images.output.split,
         patches=lambda wildcards: expand(
             rules.cut_patches.output.patches,
-            experiment=maker(wildcards, PATCHES_FOLLOW),
+            experiment=maker(wildcards.experiment, PATCHES_FOLLOW),
             image=training_images(wildcards),
         ),
         histograms=lambda wildcards: expand(

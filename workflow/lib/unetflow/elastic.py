@@ -5,52 +5,122 @@ References
 .. [1] Ronneberger et al. 2015, DOI 10.1007/978-3-319-24574-4_28, section 3.1: random displacement
        vectors on a coarse 3 by 3 grid, Gaussian with 10 pixels standard deviation, per-pixel
        displacements by bicubic interpolation.
+.. [2] Çiçek et al. 2016, DOI 10.1007/978-3-319-46723-8_49: vectors 32 voxels apart, deviation 4.
+.. [3] Unser 1999, DOI 10.1109/79.799930: cubic B-splines and their recursive prefilter.
+.. [4] Keys 1981, DOI 10.1109/TASSP.1981.1163711: cubic convolution, which needs none.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.interpolate import make_interp_spline
 
 from unetflow.geometry import mirrored
 from unetflow.settings import PatchesSettings
 
+Interpolation = Literal["nearest", "linear", "convolution", "spline"]
+METHODS: tuple[Interpolation, ...] = ("nearest", "linear", "convolution", "spline")
 
-def spline_matrix(extent: int, grid: int) -> NDArray[np.float64]:
-    """Matrix (extent, grid) that interpolates values at grid points spread over the axis.
+POLE = math.sqrt(3) - 2
+"""Of the prefilter: what lies a sample further away counts 0.27 times as much ([3])."""
 
-    A spline of degree 3 through the grid points (2 or 1 where there are only three or two), whose
-    first and last point lie on the first and last sample.
+MARGIN = 14  # POLE**14 is below the resolution of float32
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """Where the pixels of a patch are read from: `offset + matrix @ (place + displacement)`.
+
+    Attributes
+    ----------
+    matrix : float64 (n, n)
+        Rotation and zoom.
+    offset : float64 (n,)
+        Coordinate in the image that the patch's centre shows without displacement.
+    displacement : float32 (n, *shape)
+        In pixels of the patch, whose places count from its centre.
     """
-    knots = np.linspace(0, extent - 1, grid)
-    spline = make_interp_spline(knots, np.eye(grid), k=min(3, grid - 1))
-    return np.asarray(spline(np.arange(extent)))
+
+    matrix: NDArray[np.float64]
+    offset: NDArray[np.float64]
+    displacement: NDArray[np.float32]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents of the patch."""
+        return self.displacement.shape[1:]
+
+    def points(self) -> NDArray[np.float64]:
+        """Coordinates (n, *shape) in the frame of the image."""
+        places = [np.arange(extent) - (extent - 1) / 2 for extent in self.shape]
+        moved = np.stack(np.meshgrid(*places, indexing="ij")) + self.displacement
+        shift = self.offset.reshape(-1, *(1,) * len(self.shape))
+        return np.asarray(np.tensordot(self.matrix, moved, 1) + shift)
+
+    def without(self, frame: Sequence[int]) -> Deformation:
+        """Return the deformation of a patch without a frame as wide as given along each axis."""
+        inside = (slice(n, extent - n) for n, extent in zip(frame, self.shape, strict=True))
+        core = np.ascontiguousarray(self.displacement[:, *inside])
+        return Deformation(self.matrix, self.offset, core)
+
+    def folded(self) -> float:
+        """Fraction of the patch where it folds: where the Jacobian determinant is not positive."""
+        step = tuple(slice(None, None, max(1, extent // 64)) for extent in self.shape)
+        coarse = self.points()[:, *step]
+        axes = tuple(range(1, coarse.ndim))
+        jacobian = np.stack([np.gradient(coarse, axis=axis) for axis in axes], axis=-1)
+        return float((np.linalg.det(np.moveaxis(jacobian, 0, -2)) <= 0).mean())
+
+
+@cache
+def spline_matrix(extent: int, grid: int, spacing: float) -> NDArray[np.float64]:
+    """Matrix (extent, grid) that interpolates values at grid points along an axis.
+
+    The cubic B-spline through the points, mirrored at its ends; the first point lies on the first
+    sample, the others `spacing` samples further each.
+    """
+    places = np.arange(extent)[np.newaxis] / spacing
+    units = np.eye(grid)
+    columns = [ndimage.map_coordinates(unit, places, order=3, mode="mirror") for unit in units]
+    return np.stack(columns, axis=1)
 
 
 def displacements(
-    shape: Sequence[int], sigma: float, grid: int, generator: np.random.Generator
-) -> NDArray[np.float64]:
+    shape: Sequence[int], settings: PatchesSettings, generator: np.random.Generator
+) -> NDArray[np.float32]:
     """Smooth random displacements (axes, *shape) in pixels."""
-    field = generator.normal(0, sigma, (len(shape), *(grid,) * len(shape)))
-    for axis, extent in enumerate(shape, start=1):
-        field = np.moveaxis(np.tensordot(spline_matrix(extent, grid), field, (1, axis)), 0, axis)
-    return field
+    matrices = []
+    for extent in shape:
+        spacing = settings.elastic_spacing or max(extent - 1, 1) / (settings.elastic_grid - 1)
+        grid = max(2, math.ceil((extent - 1) / spacing) + 1)
+        matrices.append(spline_matrix(extent, grid, spacing))
+    count = len(shape)
+    field = generator.normal(
+        0, settings.elastic_sigma, (count, *(matrix.shape[1] for matrix in matrices))
+    )
+    for axis, matrix in enumerate(matrices, start=1):
+        # The last product, the largest, in the precision of the result
+        matrix = matrix.astype(np.float32) if axis == count else matrix
+        field = field.astype(matrix.dtype)
+        field = np.moveaxis(np.tensordot(matrix, field, (1, axis)), 0, axis)
+    return np.ascontiguousarray(field, np.float32)
 
 
-def coordinates(
+def draw(
     shape: Sequence[int],
     centre: Sequence[float],
     settings: PatchesSettings,
     generator: np.random.Generator,
-) -> NDArray[np.float64]:
-    """Where each pixel of a patch is read from, in the frame of the image: (axes, *shape).
-
-    Shift, rotation in the plane, zoom and elastic displacement are composed, so that the image is
-    interpolated once.
+) -> Deformation:
+    """Draw a deformation: elastic displacement, zoom, rotation in the plane, and shift, composed.
 
     Parameters
     ----------
@@ -59,48 +129,188 @@ def coordinates(
     centre : sequence of float
         Image coordinate of the patch's centre.
     """
-    points = np.stack(
-        np.meshgrid(*(np.arange(extent) - (extent - 1) / 2 for extent in shape), indexing="ij")
-    )
+    displacement = np.zeros((len(shape), *shape), np.float32)
     if settings.elastic_sigma > 0:
-        points += displacements(shape, settings.elastic_sigma, settings.elastic_grid, generator)
+        displacement = displacements(shape, settings, generator)
     limit = np.log1p(settings.scaling)
-    points *= np.exp(generator.uniform(-limit, limit))
+    zoom = np.exp(generator.uniform(-limit, limit))
     angle = np.deg2rad(generator.uniform(-settings.rotation_degrees, settings.rotation_degrees))
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    points[-2:] = np.tensordot(turn, points[-2:], 1)
+    matrix = np.eye(len(shape)) * zoom
+    matrix[-2:, -2:] = (
+        np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * zoom
+    )
     # The middle of an even extent lies between two pixels.
     middle = [place + (extent - 1) % 2 / 2 for place, extent in zip(centre, shape, strict=True)]
-    shift = np.reshape(middle, (-1, *(1,) * len(shape)))
-    return np.asarray(points + shift)
+    return Deformation(matrix, np.array(middle, np.float64), displacement)
 
 
 def resample(
-    image: NDArray[np.generic], points: NDArray[np.float64], order: int
-) -> NDArray[np.float32]:
-    """Values of an image at points, mirrored beyond its border without repeating the edge.
+    image: Any,
+    deformation: Deformation,
+    interpolation: Interpolation,
+    place: Sequence[int] = (),
+) -> NDArray[Any]:
+    """Values of an image where a deformation reads them, mirrored beyond its border.
 
     Parameters
     ----------
-    image : array of n axes
-        One channel.
-    points : float array (n, *shape)
-        Coordinates in the frame of the image.
-    order : 0, 1 or 3
-        Nearest (no new values), linear or cubic spline.
+    image : NumPy or Zarr array
+        It is mirrored without repeating the edge; only the region that the patch touches is read
+        and filtered.
+    place : sequence of int
+        Index along the axes of the image before those of the deformation: its channel, its plane.
+    interpolation : str
+        "nearest", which brings no new values and keeps the dtype; "linear"; "convolution", by
+        Keys' cubic kernel ([4]); or "spline", the interpolating cubic B-spline ([3]).
 
-    Notes
-    -----
-    Only the region that the points touch is filtered and interpolated. Its margin of 12 samples
-    keeps what lies outside from reaching it: the spline's filter decays by 0.27 a sample.
+    Returns
+    -------
+    array of the deformation's shape, float32 but for "nearest"
     """
-    margin = 12 if order > 1 else 1
-    flat = points.reshape(len(points), -1)
-    lower = np.floor(flat.min(axis=1)).astype(int) - margin
-    upper = np.ceil(flat.max(axis=1)).astype(int) + margin + 1
-    region = image[np.ix_(*map(mirrored, lower.tolist(), upper.tolist(), image.shape))].astype(
-        np.float32
+    margin = MARGIN if interpolation == "spline" else 2
+    shift, size = deformation.displacement, np.array(deformation.shape)
+    moved = np.abs(shift).reshape(len(shift), -1).max(axis=1, initial=0)
+    reach = np.abs(deformation.matrix) @ ((size - 1) / 2 + moved)
+    lower = np.floor(deformation.offset - reach).astype(int) - margin
+    upper = np.ceil(deformation.offset + reach).astype(int) + margin + 1
+    extents = image.shape[len(place) :]
+    along = [mirrored(int(a), int(b), n) for a, b, n in zip(lower, upper, extents, strict=True)]
+    read = tuple(slice(int(index.min()), int(index.max()) + 1) for index in along)
+    region = np.asarray(image[(*place, *read)])
+    for axis, index in enumerate(along):
+        region = region.take(index - index.min(), axis)
+    if interpolation != "nearest":
+        region = np.ascontiguousarray(region, np.float32)
+    if interpolation == "spline":
+        region = spline_coefficients(region)
+    result = np.empty(deformation.shape, region.dtype)
+    # To the region's frame, and from the patch's first place instead of its centre
+    origin = deformation.offset - lower - deformation.matrix @ ((size - 1) / 2)
+    method = METHODS.index(interpolation)
+    kernel = sample_plane if region.ndim == 2 else sample_volume
+    kernel(region, shift, deformation.matrix, origin, method, result)
+    return result
+
+
+def spline_coefficients(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Coefficients of the cubic B-spline through samples that are mirrored at their ends."""
+    coefficients: NDArray[np.float32] = samples
+    for _ in range(samples.ndim):
+        # Along the first axis the recursion runs over all other axes at once; after as many turns
+        # as there are axes they stand in order again.
+        filtered = coefficients.copy()
+        prefilter(filtered.reshape(len(filtered), -1))
+        coefficients = np.ascontiguousarray(np.moveaxis(filtered, 0, -1))
+    return coefficients
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def prefilter(values):  # type: ignore[no-untyped-def]
+    """Replace float32 (n, m) by its spline coefficients along the first axis ([3], box 2)."""
+    n, width = values.shape
+    pole, gain = np.float32(POLE), np.float32((1 - POLE) * (1 - 1 / POLE))
+    if n == 1:
+        return
+    first = values[0].copy()
+    power = pole
+    for k in range(1, 2 * MARGIN):
+        period = k % (2 * n - 2)
+        mirror = period if period < n else 2 * n - 2 - period
+        for j in range(width):
+            first[j] += power * values[mirror, j]
+        power *= pole
+    for j in range(width):
+        values[0, j] = first[j] * gain
+    for i in range(1, n):
+        for j in range(width):
+            values[i, j] = values[i, j] * gain + pole * values[i - 1, j]
+    last = pole / (pole * pole - np.float32(1))
+    for j in range(width):
+        values[n - 1, j] = last * (values[n - 1, j] + pole * values[n - 2, j])
+    for i in range(n - 2, -1, -1):
+        for j in range(width):
+            values[i, j] = pole * (values[i + 1, j] - values[i, j])
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"}, inline="always")
+def taps(t, method):  # type: ignore[no-untyped-def]
+    """Weights of the samples at -1, 0, 1, 2 for a place at t in [0, 1)."""
+    one = np.float32(1)
+    r = one - t
+    if method == 1:
+        return np.float32(0), r, t, np.float32(0)
+    if method == 2:
+        half = np.float32(0.5)
+        return (
+            -half * t * r * r,
+            one + t * t * (np.float32(1.5) * t - np.float32(2.5)),
+            one + r * r * (np.float32(1.5) * r - np.float32(2.5)),
+            -half * r * t * t,
+        )
+    sixth, half, two_thirds = np.float32(1 / 6), np.float32(0.5), np.float32(2 / 3)
+    return (
+        sixth * r * r * r,
+        two_thirds - half * t * t * (np.float32(2) - t),
+        two_thirds - half * r * r * (np.float32(2) - r),
+        sixth * t * t * t,
     )
-    shifted = points - lower.reshape(-1, *(1,) * (points.ndim - 1))
-    resampled = ndimage.map_coordinates(region, shifted, order=order, mode="mirror")
-    return np.asarray(resampled, np.float32)
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def sample_plane(region, shift, matrix, origin, method, result):  # type: ignore[no-untyped-def]
+    """Write the values (rows, columns) of a region where a deformation reads them."""
+    for i in range(result.shape[0]):
+        for j in range(result.shape[1]):
+            a, b = i + np.float64(shift[0, i, j]), j + np.float64(shift[1, i, j])
+            y = origin[0] + matrix[0, 0] * a + matrix[0, 1] * b
+            x = origin[1] + matrix[1, 0] * a + matrix[1, 1] * b
+            if method == 0:
+                result[i, j] = region[int(y + 0.5), int(x + 0.5)]
+                continue
+            row, column = int(y), int(x)
+            u0, u1, u2, u3 = taps(np.float32(y - row), method)
+            v = taps(np.float32(x - column), method)
+            total = np.float32(0)
+            for k, u in enumerate((u0, u1, u2, u3)):
+                line = region[row + k - 1]
+                total += u * (
+                    v[0] * line[column - 1]
+                    + v[1] * line[column]
+                    + v[2] * line[column + 1]
+                    + v[3] * line[column + 2]
+                )
+            result[i, j] = total
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def sample_volume(region, shift, matrix, origin, method, result):  # type: ignore[no-untyped-def]
+    """Write the values (planes, rows, columns) of a region where a deformation reads them."""
+    for h in range(result.shape[0]):
+        for i in range(result.shape[1]):
+            for j in range(result.shape[2]):
+                a = h + np.float64(shift[0, h, i, j])
+                b = i + np.float64(shift[1, h, i, j])
+                c = j + np.float64(shift[2, h, i, j])
+                z = origin[0] + matrix[0, 0] * a + matrix[0, 1] * b + matrix[0, 2] * c
+                y = origin[1] + matrix[1, 0] * a + matrix[1, 1] * b + matrix[1, 2] * c
+                x = origin[2] + matrix[2, 0] * a + matrix[2, 1] * b + matrix[2, 2] * c
+                if method == 0:
+                    result[h, i, j] = region[int(z + 0.5), int(y + 0.5), int(x + 0.5)]
+                    continue
+                plane, row, column = int(z), int(y), int(x)
+                s = taps(np.float32(z - plane), method)
+                u = taps(np.float32(y - row), method)
+                v = taps(np.float32(x - column), method)
+                total = np.float32(0)
+                for g in range(4):
+                    of_plane = np.float32(0)
+                    for k in range(4):
+                        line = region[plane + g - 1, row + k - 1]
+                        of_plane += u[k] * (
+                            v[0] * line[column - 1]
+                            + v[1] * line[column]
+                            + v[2] * line[column + 1]
+                            + v[3] * line[column + 2]
+                        )
+                    total += s[g] * of_plane
+                result[h, i, j] = total

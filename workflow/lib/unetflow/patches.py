@@ -2,20 +2,81 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import zarr
 from numpy.typing import NDArray
 
-from unetflow.elastic import coordinates, resample
+from unetflow.elastic import Deformation, draw, resample
 from unetflow.geometry import Geometry
-from unetflow.settings import PatchesSettings
-from unetflow.store import Image, create_array, open_image, replacing
+from unetflow.progress import log, track
+from unetflow.settings import PatchesSettings, WeightsSettings
+from unetflow.store import Image, create_array, open_image, replacing, write_text
+from unetflow.weights import labels_of, sampling_of, target_and_weights
 
 PATCHES_PER_SHARD = 32
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image that patches are cut from, with its training target.
+
+    Attributes
+    ----------
+    target, weights : array of the image's spatial axes
+        As the stage weights wrote them.
+    geometry : Geometry
+        Of the network: a patch's target has the extents of its output.
+    class_counts, weight_settings
+        For weights that are computed again.
+    """
+
+    image: Image
+    target: Any
+    weights: Any
+    geometry: Geometry
+    class_counts: Sequence[int]
+    weight_settings: WeightsSettings
+
+    @property
+    def halos(self) -> list[int]:
+        """Frame of a patch that the network does not predict, per axis."""
+        return [axis.halo for axis in self.geometry]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A deformed patch, and what it was made from.
+
+    Attributes
+    ----------
+    pixels : (channels, *tile), dtype of the image
+        Integers are rounded and clipped to their range.
+    classes : uint8 (*output extents)
+        Nearest neighbour: no new values.
+    weights : float32 (*output extents)
+        By linear interpolation, or computed again. Of what is not annotated none leak by more than
+        a pixel.
+    seed : list of int
+    centre : tuple of int
+        Image coordinate that the patch's centre shows, with the plane first.
+    deformation : Deformation
+    """
+
+    pixels: NDArray[Any]
+    classes: NDArray[np.uint8]
+    weights: NDArray[np.float32]
+    seed: list[int]
+    centre: tuple[int, ...]
+    deformation: Deformation
 
 
 def patch_seed(seed: int, image: str, number: int) -> list[int]:
@@ -23,97 +84,159 @@ def patch_seed(seed: int, image: str, number: int) -> list[int]:
     return [seed, zlib.crc32(image.encode()), number]
 
 
-def cut_patch(
-    image: Image,
-    target: zarr.Array[Any],
-    weights: zarr.Array[Any],
-    tile: tuple[int, ...],
-    geometry: Geometry,
-    settings: PatchesSettings,
-    seed: list[int],
-) -> tuple[NDArray[np.generic], NDArray[np.uint8], NDArray[np.float32], tuple[int, ...]]:
-    """Return one deformed patch: pixels, classes, weights and the place it was cut from.
+def drawn(
+    shape: Sequence[int], dimensions: int, settings: PatchesSettings, seed: list[int]
+) -> tuple[tuple[int, ...], tuple[int, ...], Deformation]:
+    """Plane, centre and deformation that a seed stands for, in an image of these extents."""
+    generator = np.random.default_rng(seed)
+    plane = tuple(int(generator.integers(extent)) for extent in shape[:-dimensions])
+    centre = tuple(int(generator.integers(extent)) for extent in shape[-dimensions:])
+    return plane, centre, draw(settings.tile_of(dimensions), centre, settings, generator)
+
+
+def cut_patch(source: Source, settings: PatchesSettings, seed: list[int]) -> Patch:
+    """Cut the patch that a seed stands for.
 
     The centre is drawn uniformly over the image. A 2D network's patch comes from one plane.
-
-    Returns
-    -------
-    pixels : (channels, *tile), dtype of the image
-        Integers are rounded and clipped to their range.
-    classes : uint8, (*output extents)
-        Nearest neighbour: no new values.
-    weights : float32, (*output extents)
-        Linear interpolation: the weight of a pixel that is not annotated does not leak by more than
-        a pixel.
-    centre : tuple of int
-        Image coordinate that the patch's centre shows, with the plane first.
     """
-    generator = np.random.default_rng(seed)
-    dimensions = len(tile)
-    plane = tuple(int(generator.integers(extent)) for extent in image.spatial_shape[:-dimensions])
-    extents = image.spatial_shape[-dimensions:]
-    centre = tuple(int(generator.integers(extent)) for extent in extents)
-    points = coordinates(tile, centre, settings, generator)
-    core = points[
-        :,
-        *(
-            slice(axis.halo, extent - axis.halo)
-            for axis, extent in zip(geometry, tile, strict=True)
-        ),
-    ]
+    image = source.image
+    plane, centre, deformation = drawn(image.spatial_shape, len(source.geometry), settings, seed)
+    channels = (
+        [(channel,) for channel in range(image.array.shape[0])] if "c" in image.axes else [()]
+    )
     pixels = np.stack(
         [
-            resample(channel, points, order=3)
-            for channel in image.region((*plane, *(slice(None),) * dimensions))
+            resample(image.array, deformation, settings.interpolation, (*channel, *plane))
+            for channel in channels
         ]
     )
     dtype = image.array.dtype
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
         pixels = np.clip(np.rint(pixels.astype(np.float64)), limits.min, limits.max)
-    classes = resample(np.asarray(target[plane]), core, order=0).astype(np.uint8)
-    weighted = resample(np.asarray(weights[plane]), core, order=1)
-    return pixels.astype(dtype), classes, weighted, (*plane, *centre)
+    if settings.weights == "deformed":
+        core = deformation.without(source.halos)
+        classes = resample(source.target, core, "nearest", plane)
+        weights = resample(source.weights, core, "linear", plane)
+    else:
+        classes, weights = weighted_again(source, deformation, plane)
+    return Patch(pixels.astype(dtype), classes, weights, seed, (*plane, *centre), deformation)
+
+
+def weighted_again(
+    source: Source, deformation: Deformation, plane: tuple[int, ...]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Target and weights of the objects as they are after a deformation, exactly.
+
+    Objects count as far as the patch's input shows them.
+    """
+    classes, instances = (
+        resample(labels, deformation, "nearest", plane) for labels in labels_of(source.image)
+    )
+    sampling, sigma = sampling_of(source.image, source.weight_settings)
+    target, weights = target_and_weights(
+        classes,
+        instances,
+        source.class_counts,
+        source.weight_settings,
+        sampling[-classes.ndim :],
+        sigma,
+    )
+    core = tuple(
+        slice(halo, extent - halo) for halo, extent in zip(source.halos, classes.shape, strict=True)
+    )
+    return target[core], weights[core]
+
+
+def require_space(folder: Path, need: int) -> None:
+    """Refuse to begin what does not fit on the disk.
+
+    Raises
+    ------
+    ValueError
+        If less than `need` bytes are free where `folder` lies.
+    """
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise ValueError(
+            f"{folder}: the cache needs {need / 1e9:.1f} GB before compression: {free / 1e9:.1f} "
+            "GB are free; lower patches.per_image, or set results to another disk"
+        )
 
 
 def cut_patches(
     image_path: Path,
     weights_path: Path,
     output: Path,
+    table: Path,
     geometry: Geometry,
     settings: PatchesSettings,
+    class_counts: Sequence[int],
+    weight_settings: WeightsSettings,
 ) -> None:
     """Write the patches of one image as a Zarr group of `image`, `classes` and `weights`.
 
-    The group's attributes hold each patch's seed and centre, so that any can be made again.
+    The group's attributes hold each patch's seed and centre, so that any can be made again; the
+    table says the same to people, with the share of each patch that its deformation folds.
     """
-    image, tile, count = open_image(image_path), settings.tile, settings.per_image
-    if isinstance(tile, int):
-        tile = (tile,) * len(geometry)
+    image, count = open_image(image_path), settings.per_image
     target, weights = (
         zarr.open_array(weights_path / name, mode="r") for name in ("target", "weights")
     )
-    cropped = tuple(extent - 2 * axis.halo for extent, axis in zip(tile, geometry, strict=True))
+    source = Source(image, target, weights, geometry, class_counts, weight_settings)
+    tile, halos = settings.tile_of(len(geometry)), source.halos
+    output_extents = tuple(extent - 2 * halo for extent, halo in zip(tile, halos, strict=True))
+    channels = image.array.shape[0] if "c" in image.axes else 1
+    spatial = "zyx"[-len(tile) :]
+    arrays = (
+        ("image", "nc" + spatial, (channels, *tile), image.array.dtype),
+        ("classes", "n" + spatial, output_extents, np.dtype(np.uint8)),
+        ("weights", "n" + spatial, output_extents, np.dtype(np.float32)),
+    )
+    need = count * sum(math.prod(extents) * dtype.itemsize for _, _, extents, dtype in arrays)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    require_space(output.parent, need)
+    rows = []
     with replacing(output) as partial:
-        seeds = [patch_seed(settings.seed, image.path.name, number) for number in range(count)]
-        patches = [
-            cut_patch(image, target, weights, tile, geometry, settings, seed) for seed in seeds
-        ]
-        attributes = {
-            "source": image.path.name,
-            "seeds": seeds,
-            "centres": [patch[3] for patch in patches],
-        }
-        zarr.create_group(partial, zarr_format=3, attributes=attributes)
-        spatial = "zyx"[-len(tile) :]
-        channels = len(patches[0][0])
-        for name, axes, shape, part in (
-            ("image", "nc" + spatial, (count, channels, *tile), 0),
-            ("classes", "n" + spatial, (count, *cropped), 1),
-            ("weights", "n" + spatial, (count, *cropped), 2),
-        ):
-            stacked = np.stack([patch[part] for patch in patches])
-            whole_patch, shard = (1, *shape[1:]), (min(count, PATCHES_PER_SHARD), *shape[1:])
-            create_array(partial / name, axes, shape, stacked.dtype, whole_patch, shard)[...] = (
-                stacked
+        group = zarr.create_group(partial, zarr_format=3)
+        shard = min(count, PATCHES_PER_SHARD)
+        stored = [
+            create_array(
+                partial / name, axes, (count, *extents), dtype, (1, *extents), (shard, *extents)
             )
+            for name, axes, extents, dtype in arrays
+        ]
+        for start in track(range(0, count, shard), "cutting patches", -(-count // shard)):
+            seeds = [
+                patch_seed(settings.seed, image.path.name, number)
+                for number in range(start, min(start + shard, count))
+            ]
+            patches = [cut_patch(source, settings, seed) for seed in seeds]
+            parts = zip(*((p.pixels, p.classes, p.weights) for p in patches), strict=True)
+            for array, part in zip(stored, parts, strict=True):
+                array[start : start + len(patches)] = np.stack(part)
+            rows += [described(number, patch) for number, patch in enumerate(patches, start)]
+        group.attrs.update(
+            {
+                "source": image.path.name,
+                "seeds": [row["seed"] for row in rows],
+                "centres": [row["centre"] for row in rows],
+            }
+        )
+    folded = [row["folded"] for row in rows if row["folded"] > 0]
+    if folded:
+        log(
+            f"warning: {len(folded)} of {count} deformations fold, at most {max(folded):.1%} of a "
+            "patch; lower patches.elastic_sigma or widen the grid"
+        )
+    write_text(table, str(pd.DataFrame(rows).to_csv(sep="\t", index=False)))
+
+
+def described(number: int, patch: Patch) -> dict[str, Any]:
+    """Row of a patch in the table."""
+    return {
+        "patch": number,
+        "seed": patch.seed,
+        "centre": list(patch.centre),
+        "folded": round(patch.deformation.folded(), 4),
+    }

@@ -268,12 +268,27 @@ class PatchesSettings(Settings):
     elastic_grid: int = setting(
         3, "displacement vectors along each axis of a patch (the paper: 3)", ge=2, le=32
     )
+    elastic_spacing: float | None = setting(
+        None, "distance of the vectors instead of their number (3D U-Net: 32)", "pixels", gt=1
+    )
+    interpolation: Literal["spline", "convolution"] = setting(
+        "spline", "of grey values: the exact cubic B-spline, or cubic convolution, which is quicker"
+    )
+    weights: Literal["deformed", "recomputed"] = setting(
+        "deformed",
+        "border weights of a patch: those of the image, deformed with it, or exactly those of the "
+        "deformed objects",
+    )
     rotation_degrees: float = setting(
         180.0, "rotation in the plane, drawn uniformly up to this", "°", ge=0, le=180
     )
     scaling: float = setting(
         0.0, "zoom factor drawn log-uniformly between 1 / (1 + scaling) and 1 + scaling", ge=0, le=1
     )
+
+    def tile_of(self, dimensions: int) -> tuple[int, ...]:
+        """Tile as one extent per spatial axis."""
+        return (self.tile,) * dimensions if isinstance(self.tile, int) else self.tile
 
 
 class UNetSettings(Settings):

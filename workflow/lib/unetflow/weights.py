@@ -22,7 +22,14 @@ from scipy import ndimage
 from unetflow import axes as axis_rules
 from unetflow.distances import nearest_two
 from unetflow.settings import WeightsSettings
-from unetflow.store import NOT_ANNOTATED, chunks_and_shards, create_array, open_image, replacing
+from unetflow.store import (
+    NOT_ANNOTATED,
+    Image,
+    chunks_and_shards,
+    create_array,
+    open_image,
+    replacing,
+)
 
 # A border term below it adds nothing to a float32 weight of about 1.
 RESOLUTION = 2.0**-26
@@ -62,22 +69,46 @@ def reach_of(settings: WeightsSettings, sigma: float) -> float:
     return sigma * math.sqrt(2 * max(0.0, math.log(max(settings.w0, 1e-30) / RESOLUTION)))
 
 
-def sigma_in_voxels(settings: WeightsSettings, finest_um: float | None) -> float:
-    """Width of the border term in units of the finest voxel.
+def labels_of(image: Image) -> tuple[Any, Any]:
+    """Classes and instances of an image, as Zarr or NumPy arrays.
+
+    Where an image has no instances they are the connected components (sharing a face) of what is
+    not class 0; its classes are then held in memory as a whole.
 
     Raises
     ------
     ValueError
-        If it is given in µm and the voxel size is not known.
+        If the image is not annotated.
     """
-    if settings.sigma_unit == "voxels":
-        return settings.sigma
-    if finest_um is None:
-        raise ValueError(
-            "weights.sigma_unit um needs the voxel size: the dataset has none; add "
-            "voxel_size_um to it, or give sigma in voxels"
-        )
-    return settings.sigma / finest_um
+    classes, instances = image.label("classes"), image.label("instances")
+    if classes is None:
+        raise ValueError(f"{image.path}: an image must be annotated: it has no labels/classes")
+    if instances is not None:
+        return classes, instances
+    whole = np.asarray(classes)
+    return classes, ndimage.label((whole > 0) & (whole != NOT_ANNOTATED))[0]
+
+
+def sampling_of(image: Image, settings: WeightsSettings) -> tuple[list[float], float]:
+    """Voxel size per axis, and the width of the border term, in units of the finest voxel.
+
+    Raises
+    ------
+    ValueError
+        If the width is given in µm and the voxel size is not known.
+    """
+    spatial = axis_rules.spatial(image.axes)
+    sizes = axis_rules.voxel_size(spatial, image.voxel_size_um)
+    if sizes is None:
+        if settings.sigma_unit == "um":
+            raise ValueError(
+                f"{image.path}: weights.sigma_unit um needs the voxel size: the image has none; "
+                "add voxel_size_um to the dataset, or give sigma in voxels"
+            )
+        return [1.0] * len(spatial), settings.sigma
+    finest = min(sizes)
+    sigma = settings.sigma / finest if settings.sigma_unit == "um" else settings.sigma
+    return [size / finest for size in sizes], sigma
 
 
 def border_term(
@@ -194,9 +225,7 @@ def write_weights(
     """Write the training target and border weights of one OME-Zarr image, block by block.
 
     A block is read with a margin beyond which no object reaches it, so that the blocks of a volume
-    larger than memory have the weights of the whole, bit for bit. Only where an image has no
-    instances, its classes are held in memory as one: objects are then the connected components
-    (sharing a face) of what is not class 0.
+    larger than memory have the weights of the whole, bit for bit.
 
     Parameters
     ----------
@@ -206,17 +235,9 @@ def write_weights(
         Blocks at once; of an image of one block, the threads of its distance transform.
     """
     image = open_image(image_path)
-    classes: Any = image.label("classes")
-    instances: Any = image.label("instances")
-    if classes is None:
-        raise ValueError(f"{image_path}: an image must be annotated: it has no labels/classes")
-    if instances is None:
-        whole = np.asarray(classes)
-        instances = ndimage.label((whole > 0) & (whole != NOT_ANNOTATED))[0]
+    classes, instances = labels_of(image)
+    sampling, sigma = sampling_of(image, settings)
     spatial = axis_rules.spatial(image.axes)
-    sizes = axis_rules.voxel_size(spatial, image.voxel_size_um)
-    sigma = sigma_in_voxels(settings, None if sizes is None else min(sizes))
-    sampling = [size / min(sizes) for size in sizes] if sizes else [1.0] * len(spatial)
     # One more, since the line between touching objects is drawn where the next pixel is another.
     margin = [math.ceil(reach_of(settings, sigma) / step) + 1 for step in sampling]
     chunks, _ = chunks_and_shards(spatial, classes.shape)
