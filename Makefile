@@ -4,9 +4,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
+PEERS := .peers
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test lint format reference picture report status new-experiment clean
+.PHONY: run test lint format reference picture benchmark report status new-experiment clean
 
 run: $(VENV)/installed
 	snakemake --cores $(CORES)
@@ -35,6 +36,11 @@ reference: $(VENV)/installed
 picture: $(VENV)/installed
 	python -m unetflow.report.picture results docs/demo.png
 
+# Times our own code against its peers, one after the other; writes results/benchmarks and the
+# README's tables. Peers that do not install are left out with the reason.
+benchmark: $(VENV)/installed $(PEERS)/installed
+	for each in tests/benchmarks/bench_*.py; do PYTHONPATH=$(PEERS) python $$each || exit 1; done
+
 # Reads the results folder as it is, beside a running workflow too
 report status: $(VENV)/installed
 	@snakemake --nolock --cores 1 --quiet all -- $@
@@ -44,9 +50,14 @@ new-experiment: $(VENV)/installed
 	@python -m unetflow.new_experiment '$(NAME)' --images '$(IMAGES)' --masks '$(MASKS)'
 
 clean:
-	rm -rf $(VENV) .snakemake
+	rm -rf $(VENV) $(PEERS) .snakemake
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(PEERS)/installed: tests/benchmarks/peers.txt | $(VENV)/installed
+	mkdir -p $(PEERS)
+	while read -r peer; do $(BIN)/python -m pip install --quiet --no-deps --target $(PEERS) $$peer || true; done < $<
 	touch $@

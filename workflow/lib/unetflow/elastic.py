@@ -33,6 +33,7 @@ POLE = math.sqrt(3) - 2
 """Of the prefilter: what lies a sample further away counts 0.27 times as much ([3])."""
 
 MARGIN = 14  # POLE**14 is below the resolution of float32
+LINES = 16  # as wide as a cache line
 
 
 @dataclass(frozen=True)
@@ -102,16 +103,12 @@ def displacements(
         spacing = settings.elastic_spacing or max(extent - 1, 1) / (settings.elastic_grid - 1)
         grid = max(2, math.ceil((extent - 1) / spacing) + 1)
         matrices.append(spline_matrix(extent, grid, spacing))
-    count = len(shape)
-    field = generator.normal(
-        0, settings.elastic_sigma, (count, *(matrix.shape[1] for matrix in matrices))
-    )
-    for axis, matrix in enumerate(matrices, start=1):
-        # The last product, the largest, in the precision of the result
-        matrix = matrix.astype(np.float32) if axis == count else matrix
-        field = field.astype(matrix.dtype)
+    grids = [matrix.shape[1] for matrix in matrices]
+    field = generator.normal(0, settings.elastic_sigma, (len(shape), *grids))
+    for axis, matrix in enumerate(matrices[:-1], start=1):
         field = np.moveaxis(np.tensordot(matrix, field, (1, axis)), 0, axis)
-    return np.ascontiguousarray(field, np.float32)
+    # The largest product comes last, in the precision of the result and with its layout.
+    return np.ascontiguousarray(field, np.float32) @ matrices[-1].T.astype(np.float32)
 
 
 def draw(
@@ -167,50 +164,69 @@ def resample(
     -------
     array of the deformation's shape, float32 but for "nearest"
     """
-    margin = MARGIN if interpolation == "spline" else 2
     shift, size = deformation.displacement, np.array(deformation.shape)
-    moved = np.abs(shift).reshape(len(shift), -1).max(axis=1, initial=0)
+    moved = [max(along.max(), -along.min()) for along in shift]
     reach = np.abs(deformation.matrix) @ ((size - 1) / 2 + moved)
-    lower = np.floor(deformation.offset - reach).astype(int) - margin
-    upper = np.ceil(deformation.offset + reach).astype(int) + margin + 1
-    extents = image.shape[len(place) :]
-    along = [mirrored(int(a), int(b), n) for a, b, n in zip(lower, upper, extents, strict=True)]
-    read = tuple(slice(int(index.min()), int(index.max()) + 1) for index in along)
+    lower = np.floor(deformation.offset - reach).astype(int) - 1
+    upper = np.ceil(deformation.offset + reach).astype(int) + 3
+    index, read = [], []
+    for start, stop, extent in zip(lower, upper, image.shape[len(place) :], strict=True):
+        along = mirrored(int(start), int(stop), extent)
+        margin = MARGIN if interpolation == "spline" else 0
+        first, last = int(along.min()) - margin, int(along.max()) + margin
+        read.append(slice(max(first, 0), min(last + 1, extent)))
+        index.append((along - read[-1].start).astype(np.uint64))
     region = np.asarray(image[(*place, *read)])
-    for axis, index in enumerate(along):
-        region = region.take(index - index.min(), axis)
     if interpolation != "nearest":
-        region = np.ascontiguousarray(region, np.float32)
+        region = np.array(region, np.float32)
     if interpolation == "spline":
-        region = spline_coefficients(region)
+        make_spline(region)
     result = np.empty(deformation.shape, region.dtype)
-    # To the region's frame, and from the patch's first place instead of its centre
-    origin = deformation.offset - lower - deformation.matrix @ ((size - 1) / 2)
+    # Counted from the patch's first place instead of its centre, and to the first of four samples
+    origin = deformation.offset - lower - 1 - deformation.matrix @ ((size - 1) / 2)
     method = METHODS.index(interpolation)
-    kernel = sample_plane if region.ndim == 2 else sample_volume
-    kernel(region, shift, deformation.matrix, origin, method, result)
+    kernel: Any = sample_plane if region.ndim == 2 else sample_volume
+    kernel(region, *index, shift, deformation.matrix, origin, method, result)
     return result
 
 
-def spline_coefficients(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Coefficients of the cubic B-spline through samples that are mirrored at their ends."""
-    coefficients: NDArray[np.float32] = samples
-    for _ in range(samples.ndim):
-        # Along the first axis the recursion runs over all other axes at once; after as many turns
-        # as there are axes they stand in order again.
-        filtered = coefficients.copy()
-        prefilter(filtered.reshape(len(filtered), -1))
-        coefficients = np.ascontiguousarray(np.moveaxis(filtered, 0, -1))
-    return coefficients
+def make_spline(samples: NDArray[np.float32]) -> None:
+    """Replace samples, mirrored at their ends, by the coefficients of the cubic B-spline ([3])."""
+    for axis in range(samples.ndim):
+        before, after = samples.shape[:axis], samples.shape[axis + 1 :]
+        prefilter(samples.reshape(math.prod(before), samples.shape[axis], math.prod(after)))
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"})
-def prefilter(values):  # type: ignore[no-untyped-def]
-    """Replace float32 (n, m) by its spline coefficients along the first axis ([3], box 2)."""
-    n, width = values.shape
-    pole, gain = np.float32(POLE), np.float32((1 - POLE) * (1 - 1 / POLE))
+def prefilter(samples):  # type: ignore[no-untyped-def]
+    """Filter float32 (outer, n, inner) in place along its middle axis.
+
+    The recursion runs over many lines at once: those beside each other in memory, or else copies.
+    """
+    outer, n, inner = samples.shape
     if n == 1:
         return
+    if inner > 1:
+        for block in range(outer):
+            recursion(samples[block])
+        return
+    lines = np.empty((n, LINES), np.float32)
+    for start in range(0, outer, LINES):
+        count = min(LINES, outer - start)
+        for line in range(count):
+            for i in range(n):
+                lines[i, line] = samples[start + line, i, 0]
+        recursion(lines)
+        for line in range(count):
+            for i in range(n):
+                samples[start + line, i, 0] = lines[i, line]
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def recursion(values):  # type: ignore[no-untyped-def]
+    """Filter float32 (n, lines) in place along the first axis ([3], box 2)."""
+    n, width = values.shape
+    pole, gain = np.float32(POLE), np.float32((1 - POLE) * (1 - 1 / POLE))
     first = values[0].copy()
     power = pole
     for k in range(1, 2 * MARGIN):
@@ -256,35 +272,59 @@ def taps(t, method):  # type: ignore[no-untyped-def]
     )
 
 
+@njit(nogil=True, cache=True, inline="always")
+def below(coordinate):  # type: ignore[no-untyped-def]
+    """Whole part of a coordinate that is not negative, unsigned: such an index needs no check."""
+    return np.uint64(np.int64(coordinate))
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"}, inline="always")
+def along(line, columns, first, weights):  # type: ignore[no-untyped-def]
+    """Weighted sum of four samples of a line."""
+    one = np.uint64(1)
+    second = first + one
+    third = second + one
+    return (
+        weights[0] * line[columns[first]]
+        + weights[1] * line[columns[second]]
+        + weights[2] * line[columns[third]]
+        + weights[3] * line[columns[third + one]]
+    )
+
+
 @njit(nogil=True, cache=True, fastmath={"contract"})
-def sample_plane(region, shift, matrix, origin, method, result):  # type: ignore[no-untyped-def]
-    """Write the values (rows, columns) of a region where a deformation reads them."""
+def sample_plane(  # type: ignore[no-untyped-def]
+    region, rows, columns, shift, matrix, origin, method, result
+):
+    """Write the values (rows, columns) of a plane where a deformation reads them.
+
+    `rows` and `columns` say where in `region` the mirrored rows and columns are.
+    """
+    one = np.uint64(1)
     for i in range(result.shape[0]):
         for j in range(result.shape[1]):
             a, b = i + np.float64(shift[0, i, j]), j + np.float64(shift[1, i, j])
             y = origin[0] + matrix[0, 0] * a + matrix[0, 1] * b
             x = origin[1] + matrix[1, 0] * a + matrix[1, 1] * b
             if method == 0:
-                result[i, j] = region[int(y + 0.5), int(x + 0.5)]
+                result[i, j] = region[rows[below(y + 1.5)], columns[below(x + 1.5)]]
                 continue
-            row, column = int(y), int(x)
-            u0, u1, u2, u3 = taps(np.float32(y - row), method)
-            v = taps(np.float32(x - column), method)
+            row, column = below(y), below(x)
+            u = taps(np.float32(y - np.int64(y)), method)
+            v = taps(np.float32(x - np.int64(x)), method)
             total = np.float32(0)
-            for k, u in enumerate((u0, u1, u2, u3)):
-                line = region[row + k - 1]
-                total += u * (
-                    v[0] * line[column - 1]
-                    + v[1] * line[column]
-                    + v[2] * line[column + 1]
-                    + v[3] * line[column + 2]
-                )
+            for k in range(4):
+                total += u[k] * along(region[rows[row]], columns, column, v)
+                row += one
             result[i, j] = total
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"})
-def sample_volume(region, shift, matrix, origin, method, result):  # type: ignore[no-untyped-def]
-    """Write the values (planes, rows, columns) of a region where a deformation reads them."""
+def sample_volume(  # type: ignore[no-untyped-def]
+    region, planes, rows, columns, shift, matrix, origin, method, result
+):
+    """Write the values (planes, rows, columns) of a volume where a deformation reads them."""
+    one = np.uint64(1)
     for h in range(result.shape[0]):
         for i in range(result.shape[1]):
             for j in range(result.shape[2]):
@@ -295,22 +335,21 @@ def sample_volume(region, shift, matrix, origin, method, result):  # type: ignor
                 y = origin[1] + matrix[1, 0] * a + matrix[1, 1] * b + matrix[1, 2] * c
                 x = origin[2] + matrix[2, 0] * a + matrix[2, 1] * b + matrix[2, 2] * c
                 if method == 0:
-                    result[h, i, j] = region[int(z + 0.5), int(y + 0.5), int(x + 0.5)]
+                    result[h, i, j] = region[
+                        planes[below(z + 1.5)], rows[below(y + 1.5)], columns[below(x + 1.5)]
+                    ]
                     continue
-                plane, row, column = int(z), int(y), int(x)
-                s = taps(np.float32(z - plane), method)
-                u = taps(np.float32(y - row), method)
-                v = taps(np.float32(x - column), method)
+                plane, column = below(z), below(x)
+                s = taps(np.float32(z - np.int64(z)), method)
+                u = taps(np.float32(y - np.int64(y)), method)
+                v = taps(np.float32(x - np.int64(x)), method)
                 total = np.float32(0)
                 for g in range(4):
+                    page, row = region[planes[plane]], below(y)
                     of_plane = np.float32(0)
                     for k in range(4):
-                        line = region[plane + g - 1, row + k - 1]
-                        of_plane += u[k] * (
-                            v[0] * line[column - 1]
-                            + v[1] * line[column]
-                            + v[2] * line[column + 1]
-                            + v[3] * line[column + 2]
-                        )
+                        of_plane += u[k] * along(page[rows[row]], columns, column, v)
+                        row += one
                     total += s[g] * of_plane
+                    plane += one
                 result[h, i, j] = total

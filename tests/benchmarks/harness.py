@@ -1,0 +1,124 @@
+"""Interleaved timing of several methods for one job, and the tables that come of it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import re
+import time
+import tracemalloc
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pandas as pd
+
+OUTPUT = Path("results/benchmarks")
+COLUMNS = ["case", "method", "median_seconds", "ratio", "peak_mib", "note"]
+ROUNDS = 7
+LONG = 10.0
+"""Seconds from which on a method is run once only."""
+
+Method = Callable[[], object]
+
+
+class Skip(Exception):
+    """Why a peer is not measured; stands in the table."""
+
+
+def compare(
+    case: str, methods: Mapping[str, Callable[[], tuple[Method, str]]]
+) -> list[dict[str, object]]:
+    """Time methods in turn, round by round, so that all meet the same state of the machine.
+
+    Parameters
+    ----------
+    methods : mapping
+        Ours first: ratios are against it. Each value prepares a method, untimed, and returns it
+        with a note; a peer that is not installed, or raises, is left out with the reason.
+    """
+    ready: dict[str, Method] = {}
+    notes: dict[str, str] = {}
+    times: dict[str, list[float]] = {}
+    for name, prepare in methods.items():
+        try:
+            ready[name], notes[name] = prepare()
+            ready[name]()  # compiles, allocates, warms
+            times[name] = []
+        except Exception as error:
+            ready.pop(name, None)
+            notes[name] = f"skipped: {type(error).__name__}: {' '.join(str(error).split())[:80]}"
+    for _ in range(ROUNDS):
+        for name, method in ready.items():
+            if times[name] and times[name][0] > LONG:
+                continue
+            start = time.perf_counter()
+            method()
+            times[name].append(time.perf_counter() - start)
+    ours = median(next(iter(times.values())))
+    rows: list[dict[str, object]] = []
+    for name in methods:
+        row: dict[str, object] = {"case": case, "method": name, "note": notes[name]}
+        if name in ready:
+            seconds = median(times[name])
+            row |= {"median_seconds": seconds, "ratio": seconds / ours}
+            row["peak_mib"] = peak_mib(ready[name])
+        rows.append(row)
+        print(case, name, row.get("median_seconds"), notes[name], flush=True)
+    return rows
+
+
+def peak_mib(method: Method) -> float:
+    """Most memory that a call holds at once, as far as NumPy allocates it."""
+    gc.collect()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    method()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return (peak - before) / 2**20
+
+
+def write(name: str, rows: list[dict[str, object]]) -> None:
+    """Write `results/benchmarks/NAME.tsv` and put its table into the README."""
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    table.to_csv(OUTPUT / f"{name}.tsv", sep="\t", index=False, float_format="%.4g")
+    lines = [
+        "| case | method | median, ms | against ours | peak, MiB | |",
+        "|---|---|---:|---:|---:|---|",
+    ]
+    for row in table.itertuples():
+        measured = ["–"] * 3
+        if np.isfinite(row.median_seconds):
+            figures = (row.median_seconds * 1e3, row.ratio, row.peak_mib)
+            measured = [short(figure) for figure in figures]
+        lines.append(f"| {row.case} | {row.method} | {' | '.join(measured)} | {row.note} |")
+    lines += ["", f"Measured on {machine()}."]
+    readme = Path("README.md")
+    text = readme.read_text(encoding="utf-8")
+    block = re.compile(rf"(<!-- benchmark {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    new = block.sub(lambda found: found[1] + "\n".join(lines) + "\n" + found[2], text)
+    readme.write_text(new, encoding="utf-8")
+
+
+def short(figure: float) -> str:
+    """Return a figure in three digits."""
+    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
+
+
+def machine() -> str:
+    """Processor, cores and versions, as a line below a table."""
+    import numba
+
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        found = re.search(r"model name\s*: (.*)", info.read_text(encoding="utf-8"))
+        model = found[1] if found else model
+    return (
+        f"{os.cpu_count()} cores ({model}), Python {platform.python_version()}, "
+        f"NumPy {np.__version__}, Numba {numba.__version__}; medians of {ROUNDS} interleaved rounds"
+    )
