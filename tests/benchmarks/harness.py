@@ -49,7 +49,8 @@ def compare(
             times[name] = []
         except Exception as error:
             ready.pop(name, None)
-            notes[name] = f"skipped: {type(error).__name__}: {' '.join(str(error).split())[:80]}"
+            reason = " ".join(str(error).split())[:80]
+            notes[name] = reason if isinstance(error, Skip) else f"skipped: {reason}"
     for _ in range(ROUNDS):
         for name, method in ready.items():
             if times[name] and times[name][0] > LONG:

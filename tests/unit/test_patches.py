@@ -32,7 +32,7 @@ from unetflow.elastic import (
 from unetflow.geometry import Geometry, mirrored, unet_geometry
 from unetflow.patches import cut_patch, cut_patches
 from unetflow.settings import PatchesSettings, WeightsSettings
-from unetflow.store import add_label, create_array, create_image, open_image
+from unetflow.store import add_label, create_array, create_image
 from unetflow.weights import target_and_weights
 
 COUNTS, WEIGHTS = [3, 1], WeightsSettings()
@@ -232,21 +232,11 @@ class Source:
             ] = part
 
     def cut(self, output: Path, geometry: Geometry, **settings: Any) -> zarr.Group:
-        cut_patches(
-            self.path,
-            self.weights,
-            output,
-            output.with_suffix(".tsv"),
-            geometry,
-            PatchesSettings(**settings),
-            COUNTS,
-            WEIGHTS,
-        )
+        cut_patches(self.opened(geometry), output, PatchesSettings(**settings))
         return zarr.open_group(output, mode="r")
 
     def opened(self, geometry: Geometry) -> patches.Source:
-        target, weights = (zarr.open_array(self.weights / name) for name in ("target", "weights"))
-        return patches.Source(open_image(self.path), target, weights, geometry, COUNTS, WEIGHTS)
+        return patches.open_source(self.path, self.weights, geometry, COUNTS, WEIGHTS)
 
 
 def digest(folder: Path) -> str:
@@ -485,9 +475,9 @@ def kill(path, *arguments):
     return create_array(path, *arguments)
 patches.create_array = kill
 root = Path(sys.argv[1])
-patches.cut_patches(root / "image", root / "weights", root / "cache", root / "cache.tsv",
-                    unet_geometry(1, 2), PatchesSettings(tile=22, per_image=2), [3, 1],
-                    WeightsSettings())
+source = patches.open_source(root / "image", root / "weights", unet_geometry(1, 2), [3, 1],
+                             WeightsSettings())
+patches.cut_patches(source, root / "cache", PatchesSettings(tile=22, per_image=2))
 """
 
 

@@ -22,12 +22,13 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 
 from unetflow import training
 from unetflow.inference import Model, array_reader, build, load, logits, sha256, softmax
 from unetflow.intensity import Normalisation, normalisations, write_histograms
-from unetflow.patches import cut_patches
-from unetflow.sampling import Patches
+from unetflow.patches import cut_patches, open_source
+from unetflow.sampling import Patches, changed_grey
 from unetflow.settings import (
     ExperimentSettings,
     IntensitySettings,
@@ -94,10 +95,14 @@ def prepare(root: Path) -> None:
         write_histograms(path, root / "intensity" / f"{name}.json")
         weights = root / "weights" / name
         write_weights(path, weights, [800, 400], WeightsSettings())
-        settings = PatchesSettings(tile=TILE, per_image=2)
-        cut_patches(
-            path, weights, root / "patches" / name, UNetSettings(depth=1).geometry, settings
-        )
+        cut(path, weights, root / "patches" / name)
+
+
+def cut(image: Path, weights: Path, output: Path) -> None:
+    """Cut two patches of an image."""
+    geometry = UNetSettings(depth=1).geometry
+    source = open_source(image, weights, geometry, [800, 400], WeightsSettings())
+    cut_patches(source, output, PatchesSettings(tile=TILE, per_image=2))
 
 
 def task_in(root: Path) -> Task:
@@ -279,6 +284,50 @@ def test_grey_values_change_within_gain_and_offset(tmp_path: Path) -> None:
         offsets.append(offset)
     assert 0.8 - 1e-5 <= min(gains) < 0.85 < 1.15 < max(gains) <= 1.2 + 1e-5
     assert -0.5 - 1e-5 <= min(offsets) < -0.4 < 0.4 < max(offsets) <= 0.5 + 1e-5
+
+
+QUIET = {"gain": 0, "offset": 0}
+
+
+def grey(pixels: NDArray[np.float32], seed: int, **settings: Any) -> NDArray[np.float32]:
+    changed = changed_grey(pixels, TrainSettings(**QUIET | settings), np.random.default_rng(seed))
+    assert changed.dtype == np.float32
+    assert changed.shape == pixels.shape
+    return changed
+
+
+@given(st.integers(0, 2**32))
+@examples(max_examples=30)
+def test_gamma_keeps_the_range_and_the_order_of_grey_values(seed: int) -> None:
+    pixels = np.random.default_rng(seed).normal(0, 3, (2, 9, 8)).astype(np.float32)
+    bent = grey(pixels, seed, gamma=1)
+    assert (bent.min(), bent.max()) == pytest.approx((pixels.min(), pixels.max()), rel=1e-5)
+    order = np.argsort(pixels, axis=None)
+    assert (np.diff(bent.ravel()[order]) >= -1e-6).all()
+    exponent = np.exp(np.random.default_rng(seed).uniform(-1, 1, 3)[2] * np.log(2))
+    low, high = pixels.min(), pixels.max()
+    expected = low + (high - low) * ((pixels - low) / (high - low)) ** exponent
+    np.testing.assert_allclose(bent, expected, atol=1e-4)
+    constant = np.full((1, 4, 4), 2, np.float32)
+    assert (grey(constant, seed, gamma=1) == 2).all()
+
+
+def test_noise_has_at_most_the_stated_deviation() -> None:
+    flat = np.zeros((1, 60, 60), np.float32)
+    deviations = [grey(flat, seed, noise=0.5).std() for seed in range(60)]
+    assert 0 <= min(deviations) < 0.1
+    assert 0.4 < max(deviations) <= 0.52
+
+
+def test_blur_stays_in_its_channel_and_keeps_the_mean() -> None:
+    pixels = np.zeros((2, 33, 33), np.float32)
+    pixels[0, 16, 16] = 1
+    blurred = [grey(pixels, seed, blur=2) for seed in range(20)]
+    assert not any(part[1].any() for part in blurred)
+    assert all(part.sum() == pytest.approx(1, rel=1e-4) for part in blurred)
+    widths = [np.sqrt((part[0].sum(axis=0) * (np.arange(33) - 16) ** 2).sum()) for part in blurred]
+    assert 0 <= min(widths) < 0.6
+    assert 1.5 < max(widths) < 2.1
 
 
 # ------------------------------------------------------------------------------ validation
@@ -597,9 +646,7 @@ def test_a_checkpoint_is_not_taken_up_by_a_training_of_something_else(
         zarr.open_array(tmp_path / "images/v/labels/classes/0", mode="r+")[...] = 1
     else:  # the same patches, cut at the same places of a corrected image
         zarr.open_array(tmp_path / "images/a/0", mode="r+")[...] = 7
-        geometry = UNetSettings(depth=1).geometry
-        paths = [tmp_path / folder / "a" for folder in ("images", "weights", "patches")]
-        cut_patches(*paths, geometry, PatchesSettings(tile=TILE, per_image=2))
+        cut(*(tmp_path / folder / "a" for folder in ("images", "weights", "patches")))
     assert task_digest(task, settings) != before
 
 

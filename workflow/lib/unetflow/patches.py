@@ -164,27 +164,29 @@ def require_space(folder: Path, need: int) -> None:
         )
 
 
-def cut_patches(
+def open_source(
     image_path: Path,
     weights_path: Path,
-    output: Path,
-    table: Path,
     geometry: Geometry,
-    settings: PatchesSettings,
     class_counts: Sequence[int],
     weight_settings: WeightsSettings,
-) -> None:
-    """Write the patches of one image as a Zarr group of `image`, `classes` and `weights`.
-
-    The group's attributes hold each patch's seed and centre, so that any can be made again; the
-    table says the same to people, with the share of each patch that its deformation folds.
-    """
-    image, count = open_image(image_path), settings.per_image
+) -> Source:
+    """Open an image and what the stage weights wrote for it."""
     target, weights = (
         zarr.open_array(weights_path / name, mode="r") for name in ("target", "weights")
     )
-    source = Source(image, target, weights, geometry, class_counts, weight_settings)
-    tile, halos = settings.tile_of(len(geometry)), source.halos
+    image = open_image(image_path)
+    return Source(image, target, weights, geometry, class_counts, weight_settings)
+
+
+def cut_patches(source: Source, output: Path, settings: PatchesSettings) -> None:
+    """Write the patches of one image as a Zarr group of `image`, `classes` and `weights`.
+
+    The group's attributes hold each patch's seed and centre, so that any can be made again. A table
+    beside it, of the same name, says so to people, with the share of each patch that folds.
+    """
+    image, count = source.image, settings.per_image
+    tile, halos = settings.tile_of(len(source.geometry)), source.halos
     output_extents = tuple(extent - 2 * halo for extent, halo in zip(tile, halos, strict=True))
     channels = image.array.shape[0] if "c" in image.axes else 1
     spatial = "zyx"[-len(tile) :]
@@ -229,7 +231,7 @@ def cut_patches(
             f"warning: {len(folded)} of {count} deformations fold, at most {max(folded):.1%} of a "
             "patch; lower patches.elastic_sigma or widen the grid"
         )
-    write_text(table, str(pd.DataFrame(rows).to_csv(sep="\t", index=False)))
+    write_text(output.with_suffix(".tsv"), str(pd.DataFrame(rows).to_csv(sep="\t", index=False)))
 
 
 def described(number: int, patch: Patch) -> dict[str, Any]:

@@ -34,7 +34,7 @@ A row per volume, columns separated by tabs.
 | `volume` | its name: letters, digits, - and _ |
 | `path` | an OME-Zarr image (0.5), a TIFF file, or `dataset:NAME/IMAGE` |
 | `experiment` | whose final network segments it |
-| `truth` | optional: OME-Zarr with labels to score it against, or `dataset:NAME/IMAGE` |
+| `truth` | optional: what to score it against, OME-Zarr with labels or a label image |
 """
 
 

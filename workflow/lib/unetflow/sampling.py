@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from unetflow.intensity import Normalisation
 from unetflow.settings import TrainSettings
@@ -65,9 +66,7 @@ class Patches:
         turns, mirror = int(generator.integers(4)), bool(generator.integers(2))
         if raw.shape[-2] != raw.shape[-1]:
             turns = turns // 2 * 2  # a quarter turn would change the shape
-        gain = generator.uniform(1 - settings.gain, 1 + settings.gain)
-        offset = generator.uniform(-settings.offset, settings.offset)
-        pixels = (pixels * gain + offset).astype(np.float32)
+        pixels = changed_grey(pixels, settings, generator)
         if settings.orientations:
             pixels, classes, weights = (
                 np.rot90(part, turns, axes=(-2, -1))[..., :: -1 if mirror else 1]
@@ -85,3 +84,29 @@ class Patches:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+
+
+def changed_grey(
+    pixels: NDArray[np.float32], settings: TrainSettings, generator: np.random.Generator
+) -> NDArray[np.float32]:
+    """Normalised pixels (channel, *spatial) with other grey values: blurred, bent, scaled, noisy.
+
+    In the order of the microscope: optics before the detector's curve, its noise last.
+    """
+    gain = generator.uniform(1 - settings.gain, 1 + settings.gain)
+    offset = generator.uniform(-settings.offset, settings.offset)
+    if settings.blur > 0:
+        width = generator.uniform(0, settings.blur)
+        axes = tuple(range(1, pixels.ndim))
+        pixels = gaussian_filter(pixels, width, mode="mirror", axes=axes)
+    if settings.gamma > 0:
+        limit = np.log1p(settings.gamma)
+        low, high = pixels.min(), pixels.max()
+        # Rounding may lead below the lowest value, of which there is no power.
+        share = np.clip((pixels - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+        pixels = low + (high - low) * share ** np.exp(generator.uniform(-limit, limit))
+    pixels = (pixels * gain + offset).astype(np.float32)
+    if settings.noise > 0:
+        deviation = generator.uniform(0, settings.noise)
+        pixels += generator.normal(0, deviation, pixels.shape)
+    return pixels

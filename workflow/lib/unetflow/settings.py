@@ -324,6 +324,17 @@ class TrainSettings(Settings):
     orientations: bool = setting(True, "random flips and turns by 90° in the plane")
     gain: float = setting(0.1, "grey values are multiplied by 1 ± gain", ge=0, lt=1)
     offset: float = setting(0.1, "and shifted by ± offset, in normalised units", ge=0)
+    gamma: float = setting(
+        0.0,
+        "bent by an exponent drawn log-uniformly between 1 / (1 + gamma) and 1 + gamma, between "
+        "the patch's lowest and highest value",
+        ge=0,
+        le=4,
+    )
+    noise: float = setting(
+        0.0, "largest standard deviation of Gaussian noise, in normalised units", ge=0
+    )
+    blur: float = setting(0.0, "largest standard deviation of a Gaussian blur", "pixels", ge=0)
     validate_every: int = setting(250, "steps between validations; the best model is kept", ge=1)
     checkpoint_minutes: float = setting(5.0, "between resume points", "minutes", gt=0)
     precision: Literal["32", "bf16"] = setting("32", "of the convolutions")
