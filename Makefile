@@ -39,7 +39,7 @@ picture: $(VENV)/installed
 # Times our own code against its peers, one after the other; writes results/benchmarks and the
 # README's tables. Peers that do not install are left out with the reason.
 benchmark: $(VENV)/installed $(PEERS)/installed
-	for each in tests/benchmarks/bench_*.py; do PYTHONPATH=$(PEERS) python $$each || exit 1; done
+	for each in tests/benchmarks/bench_*.py; do OMP_NUM_THREADS=1 PYTHONPATH=$(PEERS) python $$each || exit 1; done
 
 # Reads the results folder as it is, beside a running workflow too
 report status: $(VENV)/installed

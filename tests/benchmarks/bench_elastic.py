@@ -9,14 +9,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from harness import Method, Skip, compare, write
+from harness import Prepared, Skip, compare, write
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from unetflow.elastic import Deformation, Interpolation, draw, resample
 from unetflow.settings import PatchesSettings
 
-SETTINGS = PatchesSettings(elastic_sigma=8, elastic_grid=5, rotation_degrees=0)
+SETTINGS = PatchesSettings(elastic_sigma=8, elastic_grid=5, rotation_degrees=0, mirror=False)
 CORES = os.cpu_count() or 1
 Case = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
@@ -38,7 +38,7 @@ def drawn(shape: tuple[int, ...]) -> Deformation:
     return draw(shape, centre, SETTINGS, np.random.default_rng(1))
 
 
-def ours(case: Case, interpolation: Interpolation) -> tuple[Method, str]:
+def ours(case: Case, interpolation: Interpolation) -> Prepared:
     """Draw, deform the image, deform the labels, on one thread."""
     image, labels = case
 
@@ -49,18 +49,18 @@ def ours(case: Case, interpolation: Interpolation) -> tuple[Method, str]:
             resample(labels, deformation, "nearest"),
         )
 
-    return run, error(run()[0], drawn(image.shape).points())
+    return Prepared(run, error(run()[0], drawn(image.shape).points()))
 
 
-def at_once(case: Case) -> tuple[Method, str]:
+def at_once(case: Case) -> Prepared:
     """As many patches at once as there are cores."""
-    run, _ = ours(case, "spline")
+    run = ours(case, "spline").run
 
     def several() -> None:
         with ThreadPoolExecutor(CORES) as pool:
             list(pool.map(lambda _: run(), range(CORES)))
 
-    return several, f"{CORES} patches, on as many threads"
+    return Prepared(several, f"{CORES} patches, on as many threads", 1 / CORES)
 
 
 def error(found: NDArray[Any], points: NDArray[np.floating]) -> str:
@@ -72,7 +72,7 @@ def error(found: NDArray[Any], points: NDArray[np.floating]) -> str:
     return f"error {relative:.1e}"
 
 
-def elasticdeform(case: Case) -> tuple[Method, str]:
+def elasticdeform(case: Case) -> Prepared:
     """`deform_grid` with the same displacements, spline of degree 3 and nearest."""
     import elasticdeform
 
@@ -86,10 +86,10 @@ def elasticdeform(case: Case) -> tuple[Method, str]:
         )
         return found
 
-    return run, error(run()[0], drawn(image.shape).points())
+    return Prepared(run, error(run()[0], drawn(image.shape).points()))
 
 
-def scipy_calls(case: Case) -> tuple[Method, str]:
+def scipy_calls(case: Case) -> Prepared:
     """`map_coordinates` at given points."""
     image, labels = case
     points = drawn(image.shape).points()
@@ -99,12 +99,14 @@ def scipy_calls(case: Case) -> tuple[Method, str]:
         found: NDArray[Any] = ndimage.map_coordinates(image, points, order=3, mode="mirror")
         return found
 
-    return run, error(run(), points) + "; points given"
+    return Prepared(run, error(run(), points) + "; points given")
 
 
-def opencv(case: Case) -> tuple[Method, str]:
+def opencv(case: Case) -> Prepared:
     """`remap`, cubic, at given points: 2D alone."""
     import cv2
+
+    cv2.setNumThreads(1)
 
     image, labels = case
     if image.ndim == 3:
@@ -117,14 +119,16 @@ def opencv(case: Case) -> tuple[Method, str]:
         cv2.remap(labels, columns, rows, cv2.INTER_NEAREST, borderMode=border)
         return np.asarray(cv2.remap(image, columns, rows, cv2.INTER_CUBIC, borderMode=border))
 
-    return run, error(run(), points) + "; points given"
+    return Prepared(run, error(run(), points) + "; points given")
 
 
-def albumentations(case: Case) -> tuple[Method, str]:
+def albumentations(case: Case) -> Prepared:
     """`ElasticTransform`, cubic: 2D alone."""
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     import albumentations
     import cv2
+
+    cv2.setNumThreads(1)
 
     image, labels = case
     if image.ndim == 3:
@@ -132,10 +136,10 @@ def albumentations(case: Case) -> tuple[Method, str]:
     transform = albumentations.ElasticTransform(
         alpha=300, sigma=20, interpolation=cv2.INTER_CUBIC, p=1
     )
-    return lambda: transform(image=image, mask=labels), ""
+    return Prepared(lambda: transform(image=image, mask=labels))
 
 
-def batchgenerators(case: Case) -> tuple[Method, str]:
+def batchgenerators(case: Case) -> Prepared:
     """`augment_spatial`, order 3."""
     from batchgenerators.augmentations.spatial_transformations import augment_spatial
 
@@ -153,10 +157,10 @@ def batchgenerators(case: Case) -> tuple[Method, str]:
         order_data=3,
         order_seg=0,
     )
-    return run, ""
+    return Prepared(run)
 
 
-def batchgeneratorsv2(case: Case) -> tuple[Method, str]:
+def batchgeneratorsv2(case: Case) -> Prepared:
     """`SpatialTransform`, linear: it has no cubic."""
     import torch
     from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
@@ -171,13 +175,13 @@ def batchgeneratorsv2(case: Case) -> tuple[Method, str]:
         p_rotation=0,
         p_scaling=0,
     )
-    return (
+    return Prepared(
         lambda: transform(image=image, segmentation=labels.to(torch.int16)),
         "linear: it has no cubic",
     )
 
 
-def monai(case: Case) -> tuple[Method, str]:
+def monai(case: Case) -> Prepared:
     """`Rand2DElastic` or `Rand3DElastic`, linear."""
     import torch
     from monai.transforms import Rand2DElastic, Rand3DElastic
@@ -196,13 +200,17 @@ def monai(case: Case) -> tuple[Method, str]:
         transform.set_random_state(0)
         transform(labels, mode="nearest")
 
-    return run, "linear"
+    return Prepared(run, "linear")
 
 
-def torchio(case: Case) -> tuple[Method, str]:
+def torchio(case: Case) -> Prepared:
     """`RandomElasticDeformation`: 3D alone."""
+    import SimpleITK
     import torch
     import torchio
+
+    torch.set_num_threads(1)
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
     if case[0].ndim == 2:
         raise Skip("3D alone")
@@ -213,15 +221,15 @@ def torchio(case: Case) -> tuple[Method, str]:
     transform = torchio.RandomElasticDeformation(
         num_control_points=7, image_interpolation="bspline"
     )
-    return lambda: transform(subject), "B-spline"
+    return Prepared(lambda: transform(subject), "B-spline")
 
 
 def main() -> None:
     """Compare in 2D and 3D."""
-    methods: Mapping[str, Callable[[Case], tuple[Method, str]]] = {
+    methods: Mapping[str, Callable[[Case], Prepared]] = {
         "unetflow, spline": partial(ours, interpolation="spline"),
         "unetflow, cubic convolution": partial(ours, interpolation="convolution"),
-        f"unetflow, spline, {CORES} patches": at_once,
+        "unetflow, spline, per patch of several at once": at_once,
         "elasticdeform": elasticdeform,
         "scipy map_coordinates": scipy_calls,
         "cv2.remap": opencv,

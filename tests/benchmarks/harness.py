@@ -9,6 +9,7 @@ import re
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -24,50 +25,66 @@ LONG = 10.0
 Method = Callable[[], object]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A method that is ready to run.
+
+    Attributes
+    ----------
+    times : float
+        How many times as long the whole job takes, where `run` does a part of it.
+    """
+
+    run: Method
+    note: str = ""
+    times: float = 1.0
+
+
 class Skip(Exception):
     """Why a peer is not measured; stands in the table."""
 
 
-def compare(
-    case: str, methods: Mapping[str, Callable[[], tuple[Method, str]]]
-) -> list[dict[str, object]]:
+def compare(case: str, methods: Mapping[str, Callable[[], Prepared]]) -> list[dict[str, object]]:
     """Time methods in turn, round by round, so that all meet the same state of the machine.
 
     Parameters
     ----------
     methods : mapping
-        Ours first: ratios are against it. Each value prepares a method, untimed, and returns it
-        with a note; a peer that is not installed, or raises, is left out with the reason.
+        Ours first: ratios are against it, and it must run. Each value prepares a method, untimed; a
+        peer that is not installed, or raises, is left out with the reason.
     """
-    ready: dict[str, Method] = {}
+    ready: dict[str, Prepared] = {}
     notes: dict[str, str] = {}
     times: dict[str, list[float]] = {}
+    ours = next(iter(methods))
     for name, prepare in methods.items():
         try:
-            ready[name], notes[name] = prepare()
-            ready[name]()  # compiles, allocates, warms
-            times[name] = []
+            prepared = prepare()
+            prepared.run()  # compiles, allocates, warms
+            ready[name], notes[name], times[name] = prepared, prepared.note, []
         except Exception as error:
-            ready.pop(name, None)
+            if name == ours:
+                raise
             reason = " ".join(str(error).split())[:80]
             notes[name] = reason if isinstance(error, Skip) else f"skipped: {reason}"
     for _ in range(ROUNDS):
-        for name, method in ready.items():
+        for name, prepared in ready.items():
             if times[name] and times[name][0] > LONG:
                 continue
             start = time.perf_counter()
-            method()
+            prepared.run()
             times[name].append(time.perf_counter() - start)
-    ours = median(next(iter(times.values())))
     rows: list[dict[str, object]] = []
     for name in methods:
         row: dict[str, object] = {"case": case, "method": name, "note": notes[name]}
         if name in ready:
-            seconds = median(times[name])
-            row |= {"median_seconds": seconds, "ratio": seconds / ours}
-            row["peak_mib"] = peak_mib(ready[name])
+            seconds = median(times[name]) * ready[name].times
+            row |= {"median_seconds": seconds, "ratio": seconds / median(times[ours])}
+            row["peak_mib"] = peak_mib(ready[name].run)
+            if len(times[name]) < ROUNDS:
+                row["note"] = f"{notes[name]}; run once".removeprefix("; ")
         rows.append(row)
-        print(case, name, row.get("median_seconds"), notes[name], flush=True)
+        print(case, name, row.get("median_seconds"), row["note"], flush=True)
     return rows
 
 
@@ -101,7 +118,8 @@ def write(name: str, rows: list[dict[str, object]]) -> None:
     readme = Path("README.md")
     text = readme.read_text(encoding="utf-8")
     block = re.compile(rf"(<!-- benchmark {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-    new = block.sub(lambda found: found[1] + "\n".join(lines) + "\n" + found[2], text)
+    new, count = block.subn(lambda found: found[1] + "\n".join(lines) + "\n" + found[2], text)
+    assert count == 1, f"README.md must have one place for the table {name}: found {count}"
     readme.write_text(new, encoding="utf-8")
 
 

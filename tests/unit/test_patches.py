@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.interpolate import CubicSpline
 
 from unetflow import patches
 from unetflow.elastic import (
@@ -36,7 +38,12 @@ from unetflow.store import add_label, create_array, create_image
 from unetflow.weights import target_and_weights
 
 COUNTS, WEIGHTS = [3, 1], WeightsSettings()
-STILL: dict[str, Any] = {"elastic_sigma": 0, "rotation_degrees": 0, "scaling": 0}
+STILL: dict[str, Any] = {
+    "elastic_sigma": 0,
+    "rotation_degrees": 0,
+    "scaling": 0,
+    "mirror": False,
+}
 FLAT, DEEP = unet_geometry(depth=1, dimensions=2), unet_geometry(depth=1, dimensions=3)
 
 
@@ -56,12 +63,14 @@ def smooth(shape: tuple[int, ...]) -> NDArray[np.float64]:
 
 
 @given(st.integers(2, 12), st.integers(13, 80), st.integers(0, 2**32))
-def test_the_spline_matrix_is_scipys_cubic_interpolation(grid: int, extent: int, seed: int) -> None:
+def test_between_points_runs_the_cubic_spline_that_is_level_at_its_mirrored_ends(
+    grid: int, extent: int, seed: int
+) -> None:
     values = np.random.default_rng(seed).normal(size=grid)
-    places = np.linspace(0, grid - 1, extent)
+    spline = CubicSpline(np.arange(grid), values, bc_type="clamped")
     np.testing.assert_allclose(
         spline_matrix(extent, grid, (extent - 1) / (grid - 1)) @ values,
-        ndimage.map_coordinates(values, places[np.newaxis], order=3, mode="mirror"),
+        spline(np.linspace(0, grid - 1, extent)),
         atol=1e-9,
     )
 
@@ -151,6 +160,7 @@ def reading(points: NDArray[np.floating]) -> Deformation:
     return Deformation(np.eye(count), np.zeros(count), shift)
 
 
+STRONG = PatchesSettings(elastic_sigma=3, scaling=0.3)
 METHODS: list[Interpolation] = ["nearest", "linear", "convolution", "spline"]
 
 
@@ -173,14 +183,43 @@ def test_whole_coordinates_show_the_mirrored_image(extents: list[int], seed: int
 def test_between_pixels_it_equals_scipy(dimensions: int, seed: int) -> None:
     image = smooth((60, 70, 50)[:dimensions])
     generator = np.random.default_rng(seed)
-    settings = PatchesSettings(elastic_sigma=3, scaling=0.3)
     centre = tuple(int(generator.integers(extent)) for extent in image.shape)
-    deformation = draw((24, 20, 16)[:dimensions], centre, settings, generator)
+    deformation = draw((24, 20, 16)[:dimensions], centre, STRONG, generator)
     points = deformation.points()
     for order, method in ((0, "nearest"), (1, "linear"), (3, "spline")):
         expected = ndimage.map_coordinates(image, points, order=order, mode="mirror")
         found = resample(image, deformation, method)  # type: ignore[arg-type]
         assert (np.abs(found - expected) > 3e-3).mean() < (0.001 if order == 0 else 1e-9)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(40, 30), (20, 30, 24)])
+def test_the_layout_in_memory_does_not_matter(order: Any, shape: tuple[int, ...]) -> None:
+    image = smooth(shape).astype(np.float32)
+    deformation = draw((12,) * image.ndim, (9,) * image.ndim, STRONG, np.random.default_rng(0))
+    found = resample(np.array(image, order=order), deformation, "spline")
+    expected = ndimage.map_coordinates(image, deformation.points(), order=3, mode="mirror")
+    np.testing.assert_allclose(found, expected, atol=3e-3)
+
+
+@pytest.mark.parametrize("dtype", ["uint32", "int64", "float64"])
+def test_small_differences_of_large_numbers_stay(dtype: str) -> None:
+    image = (2**31 + 50 * (np.indices((40, 40)).sum(axis=0) // 9 % 2)).astype(dtype)
+    deformation = draw((20, 20), (20, 20), STRONG, np.random.default_rng(0))
+    found = resample(image, deformation, "spline")
+    points = deformation.points()
+    expected = ndimage.map_coordinates(image.astype(np.float64), points, order=3, mode="mirror")
+    np.testing.assert_allclose(found, expected, atol=0.01, rtol=0)
+
+
+def test_mirroring_turns_every_axis_half_of_the_time() -> None:
+    settings = PatchesSettings(**STILL | {"mirror": True})
+    signs = [
+        np.diag(draw((5, 5, 5), (9, 9, 9), settings, np.random.default_rng(seed)).matrix)
+        for seed in range(200)
+    ]
+    assert {tuple(sign) for sign in signs} == set(itertools.product([-1.0, 1.0], repeat=3))
+    assert np.abs(np.mean(signs, axis=0)).max() < 0.25
 
 
 def test_cubic_convolution_reproduces_a_parabola() -> None:
@@ -349,18 +388,22 @@ def test_a_still_patch_is_a_piece_of_the_image_with_its_labels(tmp_path: Path, t
     assert found
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint32", "float32"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint32", "float16", "float32"])
 def test_overshoot_of_the_spline_stays_in_the_range_of_the_type(tmp_path: Path, dtype: str) -> None:
     source = Source(tmp_path, "yx", (40, 40), dtype)
-    limits = (0, 1) if dtype == "float32" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    kind = np.iinfo if "int" in dtype else np.finfo
+    limits = (0, 1) if dtype == "float32" else (kind(dtype).min, kind(dtype).max)
     pixels = np.random.default_rng(0).choice(np.array(limits, dtype), (40, 40))
     open_array = zarr.open_array(source.path / "0", mode="r+")
     open_array[...] = pixels
     stored = source.cut(tmp_path / "cache", FLAT, tile=26, per_image=2)["image"]
     assert stored.dtype == dtype
     # Overshoot is cut off: most pixels of black and white noise stay near black or white.
-    share = (stored[...].astype(np.float64) - limits[0]) / (float(limits[1]) - limits[0])
+    share = (stored[...].astype(np.float64) - float(limits[0])) / (
+        float(limits[1]) - float(limits[0])
+    )
     assert 0.3 < share.mean() < 0.7
+    assert np.isfinite(stored[...]).all()
     if dtype != "float32":
         assert np.mean((share < 0.01) | (share > 0.99)) > 0.2
 
@@ -434,8 +477,8 @@ def test_what_does_not_fit_on_the_disk_is_not_begun(
     before = sorted(tmp_path.iterdir())
     need = 1000 * (26 * 26 * 2 + 10 * 10 * (1 + 4))
     usage = shutil.disk_usage(tmp_path)._replace(free=need - 1)
-    monkeypatch.setattr(patches.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(ValueError, match=r"the cache needs 0\.0 GB .* lower patches\.per_image"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ValueError, match=r"what comes needs 0\.0 GB .* lower patches\.per_image"):
         source.cut(tmp_path / "cache", FLAT, tile=26, per_image=1000)
     assert sorted(tmp_path.iterdir()) == before
 

@@ -117,6 +117,14 @@ def test_class_masks_make_classes_and_no_instances(place: Place) -> None:
     assert index["class_counts"] == [30, 60]
 
 
+def test_the_line_between_touching_objects_is_counted_as_background(place: Place) -> None:
+    mask = np.repeat(np.array([[1, 1, 2, 2]], np.uint16), 6, axis=0).repeat(3, axis=1)
+    place.add("a", noise(6, 12), mask)
+    index = place.prepare(NAMED)
+    assert index["class_counts"] == [0, 72]
+    assert index["separated_class_counts"] == [6, 66]
+
+
 def test_an_empty_label_image_is_prepared(place: Place) -> None:
     place.add("a", noise(12, 10), np.zeros((12, 10), np.uint8))
     index = place.prepare(NAMED)

@@ -94,7 +94,7 @@ def prepare(root: Path) -> None:
         add_label(path, "instances", "yx", instances, {})
         write_histograms(path, root / "intensity" / f"{name}.json")
         weights = root / "weights" / name
-        write_weights(path, weights, [800, 400], WeightsSettings())
+        write_weights(path, weights, [800, 400], 2, WeightsSettings())
         cut(path, weights, root / "patches" / name)
 
 

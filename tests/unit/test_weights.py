@@ -18,13 +18,14 @@ from skimage.measure import label
 from unetflow import weights as weights_module
 from unetflow.datasets.synthetic import synthesize
 from unetflow.distances import nearest_two
+from unetflow.separation import separate
 from unetflow.settings import WeightsSettings
 from unetflow.store import NOT_ANNOTATED, add_label, create_image
 from unetflow.weights import (
     border_term,
     class_weights,
+    counts_in,
     reach_of,
-    separate,
     target_and_weights,
     write_weights,
 )
@@ -305,7 +306,7 @@ def test_written_weights_respect_the_size_of_voxels(tmp_path: Path) -> None:
     add_label(path, "classes", "zyx", (instances > 0).astype(np.uint8), size)
     add_label(path, "instances", "zyx", instances, size)
     settings = WeightsSettings(w0=10, sigma=5, balance_classes=False)
-    write_weights(path, tmp_path / "weights", [1, 1], settings)
+    write_weights(path, tmp_path / "weights", [1, 1], 3, settings)
     group = zarr.open_group(tmp_path / "weights", mode="r")
     assert group["target"][...].tolist() == (instances > 0).tolist()
     weights = group["weights"][...]
@@ -329,32 +330,108 @@ def write_image(
         add_label(path, "instances", axes, instances, size)
 
 
-@pytest.mark.parametrize("shape", [(300, 270), (20, 60, 50)])
+SPARSE = {
+    # shape, voxel size, extents of blocks, sigma: gaps between objects just within reach
+    "plane": ((600, 560), {}, (256, 256), 12),
+    "volume": ((6, 300, 540), {"z": 3.0, "y": 1.0, "x": 1.0}, (1, 256, 256), 9),
+}
+
+
+@pytest.mark.parametrize("case", SPARSE)
 @pytest.mark.parametrize("known", [True, False])
 def test_blocks_have_the_weights_of_the_whole_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], known: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, known: bool
 ) -> None:
-    _, instances = synthesize("membranes", shape, seed=3)
-    write_image(tmp_path / "image", instances, known)
-    settings = WeightsSettings(sigma=2)
-    write_weights(tmp_path / "image", tmp_path / "whole", [1, 1], settings)
-    small = {2: (256, 256), 3: (8, 60, 50)}
-    monkeypatch.setattr(weights_module, "BLOCKS", small)
-    write_weights(tmp_path / "image", tmp_path / "blocks", [1, 1], settings, threads=2)
-    for name in ("target", "weights"):
-        whole, blocks = (
-            zarr.open_array(tmp_path / part / name, mode="r") for part in ("whole", "blocks")
+    shape, size, extents, sigma = SPARSE[case]
+    settings = WeightsSettings(sigma=sigma, balance_classes=False)
+    reach = int(reach_of(settings, sigma))
+    instances = np.zeros(shape, np.uint32)
+    # The pixel at 255, the last of its block, is touched by one bar and just reached by the other.
+    instances[..., 254], instances[..., 254 + reach - 5] = 1, 2
+    write_image(tmp_path / "image", instances, known, size)
+
+    def written(name: str) -> NDArray[np.float32]:
+        write_weights(tmp_path / "image", tmp_path / name, [1, 1], len(shape), settings, threads=2)
+        found = zarr.open_array(tmp_path / name / "weights", mode="r")
+        return np.asarray(found)
+
+    whole = written("whole")
+    monkeypatch.setitem(weights_module.BLOCKS, len(shape), extents)
+    np.testing.assert_array_equal(written("blocks"), whole)
+    blocks_of = weights_module.blocks_of
+    monkeypatch.setattr(
+        weights_module,
+        "blocks_of",
+        lambda shape, extents, margin: blocks_of(
+            shape, extents, [max(0, grown - 10) for grown in margin]
+        ),
+    )
+    assert (written("narrow") != whole).any(), "a smaller margin is seen"
+
+
+def test_a_plane_of_a_stack_is_weighted_by_itself_for_a_network_of_planes(tmp_path: Path) -> None:
+    _, instances = synthesize("membranes", (4, 60, 50), seed=3)
+    instances[1:3, 20:30, 20:30] = [[[900]], [[901]]]  # two objects that touch across planes
+    write_image(tmp_path / "stack", instances, size={"z": 9.0, "y": 1.0, "x": 1.0})
+    settings = WeightsSettings(sigma=3)
+    for known in (True, False):
+        write_image(tmp_path / f"stack{known}", instances, known)
+        write_weights(tmp_path / f"stack{known}", tmp_path / "all", [3, 1], 2, settings)
+        for plane in range(4):
+            write_image(tmp_path / f"{known}{plane}", instances[plane], known)
+            write_weights(tmp_path / f"{known}{plane}", tmp_path / "one", [3, 1], 2, settings)
+            for name in ("target", "weights"):
+                stack, one = (
+                    zarr.open_array(tmp_path / folder / name, mode="r") for folder in ("all", "one")
+                )
+                np.testing.assert_array_equal(stack[plane], one[...])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_block_that_fails_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    write_image(tmp_path / "image", np.ones((700, 512), np.uint32))
+    monkeypatch.setitem(weights_module.BLOCKS, 2, (256, 256))
+    calls = []
+
+    def fail(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise OSError("disk full")
+        return target_and_weights(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(weights_module, "target_and_weights", fail)
+    with pytest.raises(OSError, match=r"^disk full$"):
+        write_weights(
+            tmp_path / "image", tmp_path / "out", [1, 1], 2, WeightsSettings(), threads=threads
         )
-        assert blocks.shards != whole.shards
-        np.testing.assert_array_equal(whole[...], blocks[...])
-    assert zarr.open_array(tmp_path / "whole/weights", mode="r")[...].max() > 1.5
+    assert [path.name for path in tmp_path.iterdir()] == ["image"]
+
+
+def test_objects_that_the_line_takes_away_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_image(tmp_path / "image", np.array([[7, 5, 5, 5], [0, 0, 0, 0]]))
+    write_image(tmp_path / "wide", np.array([[7, 7, 5, 5], [0, 0, 0, 0]]))
+    with caplog.at_level("INFO", "unetflow"):
+        write_weights(tmp_path / "wide", tmp_path / "w", [1, 1], 2, WeightsSettings())
+        assert not caplog.text
+        write_weights(tmp_path / "image", tmp_path / "v", [1, 1], 2, WeightsSettings())
+    assert "1 objects, such as 7, are thinner than the line" in caplog.text
+
+
+def test_classes_are_counted_as_the_training_targets_have_them() -> None:
+    index = {"class_counts": [0, 48], "separated_class_counts": [6, 42]}
+    assert counts_in(index, WeightsSettings()) == [6, 42]
+    assert counts_in(index, WeightsSettings(separate_touching=False)) == [0, 48]
 
 
 def test_without_instances_the_components_of_the_foreground_are_taken(tmp_path: Path) -> None:
     instances = np.array([[1, 1, 0, 2, 2], [0, 0, 0, 2, 0], [3, 0, 0, 0, 0]])
     for known in (True, False):
         write_image(tmp_path / f"{known}", instances, known)
-        write_weights(tmp_path / f"{known}", tmp_path / f"{known}.w", [9, 6], WeightsSettings())
+        write_weights(tmp_path / f"{known}", tmp_path / f"{known}.w", [9, 6], 2, WeightsSettings())
     found = [zarr.open_array(tmp_path / f"{known}.w/weights", mode="r") for known in (True, False)]
     np.testing.assert_array_equal(found[0][...], found[1][...])
     assert (found[0][...] > 2).any()
@@ -366,12 +443,12 @@ def test_sigma_in_micrometres_is_that_in_voxels_times_their_size(tmp_path: Path)
     write_image(tmp_path / "image", instances, size={"y": 0.5, "x": 0.25})
     write_image(tmp_path / "unknown", instances)
     voxels, um = WeightsSettings(sigma=6), WeightsSettings(sigma=1.5, sigma_unit="um")
-    write_weights(tmp_path / "image", tmp_path / "voxels", [1, 1], voxels)
-    write_weights(tmp_path / "image", tmp_path / "um", [1, 1], um)
+    write_weights(tmp_path / "image", tmp_path / "voxels", [1, 1], 2, voxels)
+    write_weights(tmp_path / "image", tmp_path / "um", [1, 1], 2, um)
     found = [zarr.open_array(tmp_path / name / "weights", mode="r") for name in ("voxels", "um")]
     np.testing.assert_array_equal(found[0][...], found[1][...])
     with pytest.raises(ValueError, match="sigma_unit um needs the voxel size"):
-        write_weights(tmp_path / "unknown", tmp_path / "none", [1, 1], um)
+        write_weights(tmp_path / "unknown", tmp_path / "none", [1, 1], 2, um)
     assert not (tmp_path / "none").exists()
 
 
@@ -379,5 +456,5 @@ def test_an_image_without_annotation_is_refused(tmp_path: Path) -> None:
     create_image(tmp_path / "image", "yx", (4, 4), np.uint8, {})[...] = 0
     message = re.escape("image: an image must be annotated: it has no labels/classes")
     with pytest.raises(ValueError, match=message):
-        write_weights(tmp_path / "image", tmp_path / "weights", [1, 1], WeightsSettings())
+        write_weights(tmp_path / "image", tmp_path / "weights", [1, 1], 2, WeightsSettings())
     assert not (tmp_path / "weights").exists()

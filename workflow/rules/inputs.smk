@@ -13,7 +13,7 @@ def dataset_name_of(experiment):
     return settings_files.dataset_name(EXPERIMENTS[experiment])
 
 
-WEIGHTS_FOLLOW = ("dataset", "weights")
+WEIGHTS_FOLLOW = ("dataset", "weights", "model.dimensions")
 PATCHES_FOLLOW = (*WEIGHTS_FOLLOW, "patches", "model.geometry")
 
 

@@ -45,7 +45,7 @@ rule draw_patches:
     log:
         "<logs>/patches/{experiment}/{image}.sheet.log",
     benchmark:
-        "<costs>/patches/{experiment}/{image}_sheet.tsv"
+        "<costs>/sheets/{experiment}/{image}.tsv"
     resources:
         mem_mb=1000,
         runtime=10,

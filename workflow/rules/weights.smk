@@ -11,11 +11,14 @@ rule compute_weights:
         "<costs>/weights/{experiment}/{image}.tsv"
     group:
         "image"
+    # Many images run side by side; for few large volumes: --set-threads compute_weights=8
+    threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=30,
     params:
         code=code("compute_weights.py"),
         settings=section("weights"),
+        dimensions=lambda wildcards: EXPERIMENTS[wildcards.experiment].model.dimensions,
     script:
         "../scripts/compute_weights.py"

@@ -3,13 +3,15 @@ from pathlib import Path
 from unetflow.progress import log_to
 from unetflow.settings import WeightsSettings
 from unetflow.store import read_json
-from unetflow.weights import write_weights
+from unetflow.weights import counts_in, write_weights
 
 with log_to(snakemake.log[0]):
+    settings = WeightsSettings(**snakemake.params.settings)
     write_weights(
         Path(snakemake.input.images) / snakemake.wildcards.image,
         output=Path(snakemake.output.weights),
-        class_counts=read_json(Path(snakemake.input.index))["class_counts"],
-        settings=WeightsSettings(**snakemake.params.settings),
+        class_counts=counts_in(read_json(Path(snakemake.input.index)), settings),
+        dimensions=snakemake.params.dimensions,
+        settings=settings,
         threads=snakemake.threads,
     )

@@ -5,14 +5,16 @@ from unetflow.patches import cut_patches, open_source
 from unetflow.progress import log_to
 from unetflow.settings import PatchesSettings, WeightsSettings
 from unetflow.store import read_json
+from unetflow.weights import counts_in
 
 with log_to(snakemake.log[0]):
+    weights = WeightsSettings(**snakemake.params.weights)
     source = open_source(
         Path(snakemake.input.images) / snakemake.wildcards.image,
         Path(snakemake.input.weights[0]),
         geometry_from_json(snakemake.params.geometry),
-        class_counts=read_json(Path(snakemake.input.index))["class_counts"],
-        weight_settings=WeightsSettings(**snakemake.params.weights),
+        class_counts=counts_in(read_json(Path(snakemake.input.index)), weights),
+        weight_settings=weights,
     )
     settings = PatchesSettings(**snakemake.params.settings)
     cut_patches(source, Path(snakemake.output.patches), settings)

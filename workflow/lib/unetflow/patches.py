@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import shutil
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from unetflow.elastic import Deformation, draw, resample
 from unetflow.geometry import Geometry
 from unetflow.progress import log, track
 from unetflow.settings import PatchesSettings, WeightsSettings
-from unetflow.store import Image, create_array, open_image, replacing, write_text
+from unetflow.store import Image, create_array, open_image, replacing, require_space, write_text
 from unetflow.weights import labels_of, sampling_of, target_and_weights
 
 PATCHES_PER_SHARD = 32
@@ -46,6 +46,11 @@ class Source:
     class_counts: Sequence[int]
     weight_settings: WeightsSettings
 
+    @cached_property
+    def labels(self) -> tuple[Any, Any]:
+        """Classes and instances of the image, before any line divided them."""
+        return labels_of(self.image, len(self.geometry))
+
     @property
     def halos(self) -> list[int]:
         """Frame of a patch that the network does not predict, per axis."""
@@ -63,8 +68,8 @@ class Patch:
     classes : uint8 (*output extents)
         Nearest neighbour: no new values.
     weights : float32 (*output extents)
-        By linear interpolation, or computed again. Of what is not annotated none leak by more than
-        a pixel.
+        By linear interpolation, which blends with the 0 of pixels that are not annotated over one
+        pixel; or computed again.
     seed : list of int
     centre : tuple of int
         Image coordinate that the patch's centre shows, with the plane first.
@@ -110,17 +115,26 @@ def cut_patch(source: Source, settings: PatchesSettings, seed: list[int]) -> Pat
             for channel in channels
         ]
     )
-    dtype = image.array.dtype
-    if np.issubdtype(dtype, np.integer):
-        limits = np.iinfo(dtype)
-        pixels = np.clip(np.rint(pixels.astype(np.float64)), limits.min, limits.max)
     if settings.weights == "deformed":
         core = deformation.without(source.halos)
         classes = resample(source.target, core, "nearest", plane)
         weights = resample(source.weights, core, "linear", plane)
     else:
         classes, weights = weighted_again(source, deformation, plane)
-    return Patch(pixels.astype(dtype), classes, weights, seed, (*plane, *centre), deformation)
+    return Patch(
+        in_range(pixels, image.array.dtype), classes, weights, seed, (*plane, *centre), deformation
+    )
+
+
+def in_range(values: NDArray[np.floating], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Values in the type of an image: integers are rounded, what overshoots is clipped."""
+    limits: Any = np.iinfo(dtype) if np.issubdtype(dtype, np.integer) else np.finfo(dtype)
+    low, high = float(limits.min), float(limits.max)
+    if np.issubdtype(dtype, np.integer):
+        values = np.rint(values.astype(np.float64))
+        if int(high) > limits.max:  # no float64 is the largest of 64 bits
+            high = float(np.nextafter(high, 0))
+    return np.asarray(np.clip(values, low, high), dtype)
 
 
 def weighted_again(
@@ -131,37 +145,16 @@ def weighted_again(
     Objects count as far as the patch's input shows them.
     """
     classes, instances = (
-        resample(labels, deformation, "nearest", plane) for labels in labels_of(source.image)
+        resample(labels, deformation, "nearest", plane) for labels in source.labels
     )
-    sampling, sigma = sampling_of(source.image, source.weight_settings)
+    sampling, sigma = sampling_of(source.image, classes.ndim, source.weight_settings)
     target, weights = target_and_weights(
-        classes,
-        instances,
-        source.class_counts,
-        source.weight_settings,
-        sampling[-classes.ndim :],
-        sigma,
+        classes, instances, source.class_counts, source.weight_settings, sampling, sigma
     )
     core = tuple(
         slice(halo, extent - halo) for halo, extent in zip(source.halos, classes.shape, strict=True)
     )
     return target[core], weights[core]
-
-
-def require_space(folder: Path, need: int) -> None:
-    """Refuse to begin what does not fit on the disk.
-
-    Raises
-    ------
-    ValueError
-        If less than `need` bytes are free where `folder` lies.
-    """
-    free = shutil.disk_usage(folder).free
-    if need > free:
-        raise ValueError(
-            f"{folder}: the cache needs {need / 1e9:.1f} GB before compression: {free / 1e9:.1f} "
-            "GB are free; lower patches.per_image, or set results to another disk"
-        )
 
 
 def open_source(
@@ -179,26 +172,31 @@ def open_source(
     return Source(image, target, weights, geometry, class_counts, weight_settings)
 
 
+def arrays_of(
+    source: Source, settings: PatchesSettings
+) -> list[tuple[str, str, tuple[int, ...], np.dtype[Any]]]:
+    """Name, axes, extents of one patch, and type, of each array of a cache."""
+    image, tile = source.image, settings.tile_of(len(source.geometry))
+    core = tuple(extent - 2 * halo for extent, halo in zip(tile, source.halos, strict=True))
+    spatial, channels = "zyx"[-len(tile) :], image.array.shape[0] if "c" in image.axes else 1
+    return [
+        ("image", "nc" + spatial, (channels, *tile), image.array.dtype),
+        ("classes", "n" + spatial, core, np.dtype(np.uint8)),
+        ("weights", "n" + spatial, core, np.dtype(np.float32)),
+    ]
+
+
 def cut_patches(source: Source, output: Path, settings: PatchesSettings) -> None:
     """Write the patches of one image as a Zarr group of `image`, `classes` and `weights`.
 
     The group's attributes hold each patch's seed and centre, so that any can be made again. A table
     beside it, of the same name, says so to people, with the share of each patch that folds.
     """
-    image, count = source.image, settings.per_image
-    tile, halos = settings.tile_of(len(source.geometry)), source.halos
-    output_extents = tuple(extent - 2 * halo for extent, halo in zip(tile, halos, strict=True))
-    channels = image.array.shape[0] if "c" in image.axes else 1
-    spatial = "zyx"[-len(tile) :]
-    arrays = (
-        ("image", "nc" + spatial, (channels, *tile), image.array.dtype),
-        ("classes", "n" + spatial, output_extents, np.dtype(np.uint8)),
-        ("weights", "n" + spatial, output_extents, np.dtype(np.float32)),
-    )
+    count, arrays = settings.per_image, arrays_of(source, settings)
     need = count * sum(math.prod(extents) * dtype.itemsize for _, _, extents, dtype in arrays)
     output.parent.mkdir(parents=True, exist_ok=True)
     require_space(output.parent, need)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with replacing(output) as partial:
         group = zarr.create_group(partial, zarr_format=3)
         shard = min(count, PATCHES_PER_SHARD)
@@ -210,20 +208,28 @@ def cut_patches(source: Source, output: Path, settings: PatchesSettings) -> None
         ]
         for start in track(range(0, count, shard), "cutting patches", -(-count // shard)):
             seeds = [
-                patch_seed(settings.seed, image.path.name, number)
+                patch_seed(settings.seed, source.image.path.name, number)
                 for number in range(start, min(start + shard, count))
             ]
-            patches = [cut_patch(source, settings, seed) for seed in seeds]
-            parts = zip(*((p.pixels, p.classes, p.weights) for p in patches), strict=True)
+            parts: list[list[NDArray[Any]]] = [[] for _ in stored]
+            for number, seed in enumerate(seeds, start):
+                patch = cut_patch(source, settings, seed)
+                rows.append(described(number, source, patch))
+                for part, of_patch in zip(
+                    parts, (patch.pixels, patch.classes, patch.weights), strict=True
+                ):
+                    part.append(of_patch)
             for array, part in zip(stored, parts, strict=True):
-                array[start : start + len(patches)] = np.stack(part)
-            rows += [described(number, patch) for number, patch in enumerate(patches, start)]
+                array[start : start + len(seeds)] = np.stack(part)
         group.attrs.update(
             {
-                "source": image.path.name,
+                "source": source.image.path.name,
                 "seeds": [row["seed"] for row in rows],
                 "centres": [row["centre"] for row in rows],
             }
+        )
+        write_text(
+            output.with_suffix(".tsv"), str(pd.DataFrame(rows).to_csv(sep="\t", index=False))
         )
     folded = [row["folded"] for row in rows if row["folded"] > 0]
     if folded:
@@ -231,12 +237,12 @@ def cut_patches(source: Source, output: Path, settings: PatchesSettings) -> None
             f"warning: {len(folded)} of {count} deformations fold, at most {max(folded):.1%} of a "
             "patch; lower patches.elastic_sigma or widen the grid"
         )
-    write_text(output.with_suffix(".tsv"), str(pd.DataFrame(rows).to_csv(sep="\t", index=False)))
 
 
-def described(number: int, patch: Patch) -> dict[str, Any]:
+def described(number: int, source: Source, patch: Patch) -> dict[str, Any]:
     """Row of a patch in the table."""
     return {
+        "image": source.image.path.name,
         "patch": number,
         "seed": patch.seed,
         "centre": list(patch.centre),

@@ -239,8 +239,10 @@ class IntensitySettings(Settings):
 class WeightsSettings(Settings):
     """Border weights, Ronneberger et al. 2015, equation 2."""
 
-    w0: float = setting(10.0, "weight of the border term; 0 leaves it out", ge=0)
-    sigma: float = setting(5.0, "its width", "finest voxels, or µm", gt=0)
+    w0: float = setting(
+        10.0, "weight of the border term, on background pixels; 0 leaves it out", ge=0
+    )
+    sigma: float = setting(5.0, "its width", "finest voxels, or µm", gt=0, le=1000)
     sigma_unit: Literal["voxels", "um"] = setting("voxels", "what sigma is measured in")
     cap: float | None = setting(None, "largest weight", gt=0)
     foreground_factor: float = setting(1.0, "factor on the weight of all but background", gt=0)
@@ -282,6 +284,7 @@ class PatchesSettings(Settings):
     rotation_degrees: float = setting(
         180.0, "rotation in the plane, drawn uniformly up to this", "°", ge=0, le=180
     )
+    mirror: bool = setting(True, "mirror each axis or not, at random")
     scaling: float = setting(
         0.0, "zoom factor drawn log-uniformly between 1 / (1 + scaling) and 1 + scaling", ge=0, le=1
     )

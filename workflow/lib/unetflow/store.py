@@ -54,6 +54,22 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def require_space(folder: Path, need: int) -> None:
+    """Refuse to begin what does not fit on the disk.
+
+    Raises
+    ------
+    ValueError
+        If less than `need` bytes are free where `folder` lies.
+    """
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise ValueError(
+            f"{folder}: what comes needs {need / 1e9:.1f} GB before compression: {free / 1e9:.1f} "
+            "GB are free; lower patches.per_image, or set results to another disk"
+        )
+
+
 def write_json(path: Path, facts: object) -> None:
     """Write a JSON file that is complete or absent."""
     write_text(path, json.dumps(facts, indent=1, allow_nan=False) + "\n")

@@ -9,18 +9,21 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dask
 import numpy as np
+import pandas as pd
 import zarr
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from unetflow import axes as axis_rules
 from unetflow.distances import nearest_two
+from unetflow.progress import log
+from unetflow.separation import separate
 from unetflow.settings import WeightsSettings
 from unetflow.store import (
     NOT_ANNOTATED,
@@ -29,39 +32,15 @@ from unetflow.store import (
     create_array,
     open_image,
     replacing,
+    require_space,
 )
 
 # A border term below it adds nothing to a float32 weight of about 1.
 RESOLUTION = 2.0**-26
 
-# Extents of a block that is computed and written at once, by axes; at most 2 GB with its margin.
+# Extents of a block that is computed and written at once, by number of axes. At sigma 5 the larger
+# one takes 2 GB with its margin.
 BLOCKS = {2: (2048, 2048), 3: (128, 512, 512)}
-
-
-def separate(classes: NDArray[np.uint8], instances: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """Classes with a background line of one pixel between touching instances.
-
-    A pixel becomes background when a neighbour that comes after it along one of the axes belongs
-    to another object: of two touching pixels one is taken, so the line is one pixel wide.
-
-    Parameters
-    ----------
-    classes : uint8 array
-        Semantic labels.
-    instances : integer array of the same shape
-        Object ids, 0 = background.
-    """
-    result = classes.copy()
-    for axis in range(instances.ndim):
-        before = (*(slice(None),) * axis, slice(None, -1))
-        after = (*(slice(None),) * axis, slice(1, None))
-        touching = (
-            (instances[before] != instances[after])
-            & (instances[before] > 0)
-            & (instances[after] > 0)
-        )
-        result[before][touching & (result[before] != NOT_ANNOTATED)] = 0
-    return result
 
 
 def reach_of(settings: WeightsSettings, sigma: float) -> float:
@@ -69,11 +48,11 @@ def reach_of(settings: WeightsSettings, sigma: float) -> float:
     return sigma * math.sqrt(2 * max(0.0, math.log(max(settings.w0, 1e-30) / RESOLUTION)))
 
 
-def labels_of(image: Image) -> tuple[Any, Any]:
+def labels_of(image: Image, dimensions: int) -> tuple[Any, Any]:
     """Classes and instances of an image, as Zarr or NumPy arrays.
 
     Where an image has no instances they are the connected components (sharing a face) of what is
-    not class 0; its classes are then held in memory as a whole.
+    not class 0, in each plane for a 2D network; its classes are then held in memory as a whole.
 
     Raises
     ------
@@ -86,26 +65,30 @@ def labels_of(image: Image) -> tuple[Any, Any]:
     if instances is not None:
         return classes, instances
     whole = np.asarray(classes)
-    return classes, ndimage.label((whole > 0) & (whole != NOT_ANNOTATED))[0]
+    sharing_a_face = ndimage.generate_binary_structure(whole.ndim, 1)
+    if dimensions < whole.ndim:
+        sharing_a_face[[0, 2]] = False
+    return classes, ndimage.label((whole > 0) & (whole != NOT_ANNOTATED), sharing_a_face)[0]
 
 
-def sampling_of(image: Image, settings: WeightsSettings) -> tuple[list[float], float]:
-    """Voxel size per axis, and the width of the border term, in units of the finest voxel.
+def sampling_of(
+    image: Image, dimensions: int, settings: WeightsSettings
+) -> tuple[list[float], float]:
+    """Voxel size per axis of the network, and width of the border term, in the finest voxel's unit.
 
     Raises
     ------
     ValueError
         If the width is given in µm and the voxel size is not known.
     """
-    spatial = axis_rules.spatial(image.axes)
-    sizes = axis_rules.voxel_size(spatial, image.voxel_size_um)
+    sizes = axis_rules.voxel_size(axis_rules.spatial(image.axes)[-dimensions:], image.voxel_size_um)
     if sizes is None:
         if settings.sigma_unit == "um":
             raise ValueError(
                 f"{image.path}: weights.sigma_unit um needs the voxel size: the image has none; "
                 "add voxel_size_um to the dataset, or give sigma in voxels"
             )
-        return [1.0] * len(spatial), settings.sigma
+        return [1.0] * dimensions, settings.sigma
     finest = min(sizes)
     sigma = settings.sigma / finest if settings.sigma_unit == "um" else settings.sigma
     return [size / finest for size in sizes], sigma
@@ -172,7 +155,7 @@ def target_and_weights(
     instances : integer array of the same shape
         Object ids, 0 = background.
     class_counts : sequence of int
-        Pixels of each class in the whole dataset, for w_c.
+        Pixels of each class in the targets of the whole dataset, for w_c.
     sampling : sequence of float
         Voxel size per axis in units of the finest one.
     sigma : float
@@ -215,56 +198,99 @@ def blocks_of(
         yield block, window, core
 
 
+def counts_in(index: Mapping[str, Any], settings: WeightsSettings) -> list[int]:
+    """Pixels of each class in all training targets of a dataset, from its `index.json`."""
+    counts: list[int] = index[
+        "separated_class_counts" if settings.separate_touching else "class_counts"
+    ]
+    return counts
+
+
 def write_weights(
     image_path: Path,
     output: Path,
     class_counts: Sequence[int],
+    dimensions: int,
     settings: WeightsSettings,
     threads: int = 1,
 ) -> None:
     """Write the training target and border weights of one OME-Zarr image, block by block.
 
     A block is read with a margin beyond which no object reaches it, so that the blocks of a volume
-    larger than memory have the weights of the whole, bit for bit.
+    larger than memory have the weights of the whole, bit for bit. A block and its margin take 30
+    bytes a voxel.
 
     Parameters
     ----------
     output : Path
         Zarr group, complete or absent: `target` uint8, `weights` float32, with the image's axes.
+    dimensions : int
+        Of the network: with 2 each plane of a stack is weighted by itself.
     threads : int
         Blocks at once; of an image of one block, the threads of its distance transform.
     """
     image = open_image(image_path)
-    classes, instances = labels_of(image)
-    sampling, sigma = sampling_of(image, settings)
-    spatial = axis_rules.spatial(image.axes)
+    classes, instances = labels_of(image, dimensions)
+    sampling, sigma = sampling_of(image, dimensions, settings)
+    spatial, shape = axis_rules.spatial(image.axes), classes.shape
     # One more, since the line between touching objects is drawn where the next pixel is another.
-    margin = [math.ceil(reach_of(settings, sigma) / step) + 1 for step in sampling]
-    chunks, _ = chunks_and_shards(spatial, classes.shape)
+    reach = reach_of(settings, sigma)
+    margin = [0] * (len(shape) - dimensions) + [math.ceil(reach / step) + 1 for step in sampling]
+    chunks, _ = chunks_and_shards(spatial, shape)
     extents = tuple(
         -(-min(extent, limit) // chunk) * chunk
-        for extent, limit, chunk in zip(classes.shape, BLOCKS[len(spatial)], chunks, strict=True)
+        for extent, limit, chunk in zip(shape, BLOCKS[len(shape)], chunks, strict=True)
     )
-    blocks = list(blocks_of(classes.shape, extents, margin))
+    blocks = list(blocks_of(shape, extents, margin))
+    of_each = threads if len(blocks) == 1 else 1
+    errors: list[Exception] = []
 
     def write(block: Region, window: Region, core: Region) -> None:
-        parts: tuple[NDArray[Any], ...] = target_and_weights(
-            np.asarray(classes[window]),
-            np.asarray(instances[window]),
-            class_counts,
-            settings,
-            sampling,
-            sigma,
-            threads if len(blocks) == 1 else 1,
-        )
-        for array, part in zip(arrays, parts, strict=True):
-            array[block] = part[core]
+        if errors:
+            return
+        try:
+            known = np.asarray(classes[window]), np.asarray(instances[window])
+            planes = [
+                target_and_weights(
+                    known[0][plane],
+                    known[1][plane],
+                    class_counts,
+                    settings,
+                    sampling,
+                    sigma,
+                    of_each,
+                )
+                for plane in np.ndindex(known[0].shape[:-dimensions])
+            ]
+            tell_of_lost(known[1], np.reshape([target for target, _ in planes], known[0].shape))
+            for array, parts in zip(arrays, zip(*planes, strict=True), strict=True):
+                array[block] = np.reshape(parts, known[0].shape)[core]
+        except Exception as error:
+            errors.append(error)
 
     with replacing(output) as partial:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        require_space(partial.parent, math.prod(shape) * 5)
         zarr.create_group(partial, zarr_format=3)
         arrays = [
-            create_array(partial / name, spatial, classes.shape, dtype, chunks, extents)
+            create_array(partial / name, spatial, shape, dtype, chunks, extents)
             for name, dtype in (("target", np.uint8), ("weights", np.float32))
         ]
         tasks = [dask.delayed(write)(*block) for block in blocks]
         dask.compute(*tasks, scheduler="threads", num_workers=threads)
+        # Not earlier: other threads would go on to write into what has been removed.
+        if errors:
+            raise errors[0]
+
+
+def tell_of_lost(instances: NDArray[np.integer], target: NDArray[np.uint8]) -> None:
+    """Log how many objects are so thin that the line between touching ones took all of them."""
+    divided = instances[(target == 0) & (instances > 0)]
+    if len(divided):
+        lost = np.setdiff1d(divided, pd.unique(instances[target > 0]))
+        if len(lost):
+            log(
+                f"warning: {len(lost)} objects, such as {int(lost[0])}, are thinner than the line "
+                "between touching objects and are not in the training target; set "
+                "weights.separate_touching: false, or annotate at a higher resolution"
+            )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from unetflow.datasets.files import Mask, Pixels
 from unetflow.datasets.layouts import Labelled, Source, sources, unique
 from unetflow.progress import track
+from unetflow.separation import separate
 from unetflow.settings import DatasetSettings
 from unetflow.store import add_label, create_image, replacing, validate, write_json
 
@@ -27,7 +28,8 @@ def prepare(dataset: DatasetSettings, root: Path, images: Path, index: Path, key
         Folder of OME-Zarr images, complete or absent: labels/classes is uint8 with 255 = not
         annotated, labels/instances uint32 with 0 = background, where known.
     index : Path
-        JSON: `key`, `class_names`, `class_counts` (pixels per class, all images together) and
+        JSON: `key`, `class_names`, `class_counts` (pixels per class, all images together),
+        `separated_class_counts` (the same once a line divides touching objects) and
         `images`, a list of name, group, frame, axes, shape, dtype, voxel size, annotated, sha256.
     key : str
         Says what the index was made from.
@@ -39,7 +41,7 @@ def prepare(dataset: DatasetSettings, root: Path, images: Path, index: Path, key
     """
     found = unique(sources(dataset, root))
     entries = []
-    counts = np.zeros(len(dataset.class_names), np.int64)
+    counts = np.zeros((2, len(dataset.class_names)), np.int64)
     with replacing(images) as partial:
         partial.mkdir()
         for source in track(found, "preparing images", len(found)):
@@ -52,7 +54,8 @@ def prepare(dataset: DatasetSettings, root: Path, images: Path, index: Path, key
         {
             "key": key,
             "class_names": dataset.class_names,
-            "class_counts": counts.tolist(),
+            "class_counts": counts[0].tolist(),
+            "separated_class_counts": counts[1].tolist(),
             "images": entries,
         },
     )
@@ -61,17 +64,23 @@ def prepare(dataset: DatasetSettings, root: Path, images: Path, index: Path, key
 def write_source(
     source: Source, dataset: DatasetSettings, images: Path
 ) -> tuple[dict[str, Any], NDArray[np.int64]]:
-    """Write one picture; return its entry in the index and its pixels per class."""
+    """Write one picture; return its entry in the index, and its pixels per class (2, classes).
+
+    First as they are annotated, then with the line between touching objects as background.
+    """
     pixels, classes, instances = source.read()
     pixels, classes, instances = checked(source, pixels, classes, instances)
     axes = "zyx"[-pixels.ndim :]
     size = {axis: um for axis, um in dataset.voxel_size_um.items() if axis in axes}
     path = images / source.name
     create_image(path, axes, pixels.shape, pixels.dtype, size)[...] = pixels
-    counts = np.zeros(len(dataset.class_names), np.int64)
+    counts = np.zeros((2, len(dataset.class_names)), np.int64)
     if classes is not None:
-        add_label(path, "classes", axes, classes.astype(np.uint8), size)
-        counts = np.bincount(classes.ravel(), minlength=256)[: len(counts)].astype(np.int64)
+        drawn = classes.astype(np.uint8)
+        add_label(path, "classes", axes, drawn, size)
+        divided = drawn if instances is None else separate(drawn, instances)
+        for which, labels in enumerate((drawn, divided)):
+            counts[which] = np.bincount(labels.ravel(), minlength=256)[: counts.shape[1]]
     if instances is not None:
         add_label(path, "instances", axes, instances.astype(np.uint32), size)
     parts = [part for part in (pixels, classes, instances) if part is not None]
