@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from unetflow.losses import weighted_cross_entropy
+from unetflow.losses import LOSSES, cross_entropy
 
 torch.set_num_threads(1)
 Case = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -29,11 +29,10 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def loss_of(case: Case) -> torch.Tensor:
-    return weighted_cross_entropy(*map(torch.from_numpy, case))
+    return cross_entropy(*map(torch.from_numpy, case))
 
 
 @given(cases())
-@settings(deadline=None)
 def test_the_loss_equals_the_mean_of_minus_log_softmax_under_the_weights(case: Case) -> None:
     logits, target, weights = (part.astype(np.float64) for part in case)
     likelihood = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -42,30 +41,63 @@ def test_the_loss_equals_the_mean_of_minus_log_softmax_under_the_weights(case: C
     assert loss_of(case).item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-@given(cases(), st.sampled_from([0.001, 0.5, 7.0, 1000.0]))
-@settings(deadline=None)
-def test_only_the_ratios_of_weights_count(case: Case, factor: float) -> None:
-    logits, target, weights = case
-    scaled = loss_of((logits, target, weights * np.float32(factor)))
-    assert scaled.item() == pytest.approx(loss_of(case).item(), rel=1e-4, abs=1e-6)
-
-
 @given(cases())
-@settings(deadline=None)
-def test_a_pixel_of_weight_zero_gets_exactly_no_gradient(case: Case) -> None:
+def test_overlap_losses_equal_their_formulas(case: Case) -> None:
+    logits, target, weights = (part.astype(np.float64) for part in case)
+    logits = logits - logits.max(axis=1, keepdims=True)
+    likelihood = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    scores, indices = [], []
+    for name in range(logits.shape[1]):
+        true, predicted = target == name, likelihood[:, name]
+        if not weights[true].any():
+            continue
+        shared, both = weights[true] @ predicted[true], (weights * (true + predicted)).sum()
+        scores.append(2 * shared / both)
+        indices.append(shared / (both - shared))
+    expected = {
+        "dice": 1 - np.mean(scores),
+        "dice_cross_entropy": 1 - np.mean(scores) + loss_of(case).item(),
+        "jaccard_cross_entropy": loss_of(case).item() - np.log(max(np.mean(indices), 1e-7)),
+    }
+    for name, value in expected.items():
+        found = LOSSES[name](*map(torch.from_numpy, case))
+        assert found.item() == pytest.approx(value, rel=1e-3, abs=1e-4), name
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_sure_and_true_prediction_has_no_loss(name: str) -> None:
+    target = torch.arange(12).reshape(1, 3, 4) % 3
+    logits = 50.0 * torch.nn.functional.one_hot(target, 3).movedim(-1, 1)
+    assert LOSSES[name](logits, target, torch.rand(1, 3, 4) + 0.1).item() == pytest.approx(
+        0, abs=1e-5
+    )
+
+
+@given(cases(), st.sampled_from([0.001, 0.5, 7.0, 1000.0]), st.sampled_from(sorted(LOSSES)))
+def test_only_the_ratios_of_weights_count(case: Case, factor: float, name: str) -> None:
+    logits, target, weights = map(torch.from_numpy, case)
+    scaled = LOSSES[name](logits, target, weights * factor)
+    usual = LOSSES[name](logits, target, weights)
+    assert scaled.item() == pytest.approx(usual.item(), rel=1e-4, abs=1e-5)
+
+
+@given(cases(), st.sampled_from(sorted(LOSSES)))
+def test_a_pixel_of_weight_zero_gets_exactly_no_gradient(case: Case, name: str) -> None:
     logits = torch.from_numpy(case[0]).requires_grad_()
     target, weights = map(torch.from_numpy, case[1:])
-    weighted_cross_entropy(logits, target, weights).backward()
+    loss = LOSSES[name](logits, target, weights)
+    loss.backward()
     gradient = logits.grad.movedim(1, -1)
+    assert torch.isfinite(gradient).all()
     assert (gradient[weights == 0] == 0).all()
     other = torch.where(weights == 0, (target + 1) % logits.shape[1], target)
-    again = weighted_cross_entropy(logits, other, weights)
-    assert again.item() == loss_of(case).item()
+    assert LOSSES[name](logits, other, weights).item() == loss.item()
 
 
-def test_no_weight_at_all_is_no_loss_and_no_gradient() -> None:
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_weight_at_all_is_no_loss_and_no_gradient(name: str) -> None:
     logits = torch.randn(1, 2, 3, 3, requires_grad=True)
-    loss = weighted_cross_entropy(logits, torch.zeros(1, 3, 3).long(), torch.zeros(1, 3, 3))
+    loss = LOSSES[name](logits, torch.zeros(1, 3, 3).long(), torch.zeros(1, 3, 3))
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any()
@@ -73,6 +105,6 @@ def test_no_weight_at_all_is_no_loss_and_no_gradient() -> None:
 
 def test_half_precision_logits_are_taken_in_single() -> None:
     logits = torch.tensor([[[[8.0]], [[-8.0]]]], dtype=torch.bfloat16)
-    loss = weighted_cross_entropy(logits, torch.zeros(1, 1, 1).long(), torch.ones(1, 1, 1))
+    loss = cross_entropy(logits, torch.zeros(1, 1, 1).long(), torch.ones(1, 1, 1))
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(np.log1p(np.exp(-16.0)), rel=0.1)

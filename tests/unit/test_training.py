@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from unetflow import training
 from unetflow.inference import Model, array_reader, build, load, logits, sha256, softmax
 from unetflow.intensity import Normalisation, normalisations, write_histograms
+from unetflow.losses import LOSSES
 from unetflow.patches import cut_patches, open_source
 from unetflow.sampling import Patches, changed_grey
 from unetflow.settings import (
@@ -440,15 +441,35 @@ def test_a_training_learns(data: Path, tmp_path: Path) -> None:
     assert losses[-10:].mean() < 0.8 * losses[:10].mean()
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_learns(data: Path, tmp_path: Path, loss: str) -> None:
+    train_in(data, tmp_path, steps=40, optimiser="adam", validate_every=40, loss=loss)
+    losses = pd.read_csv(tmp_path / "history.tsv", sep="\t")["loss"]
+    assert losses[-10:].mean() < 0.95 * losses[:10].mean()
+
+
+def test_a_training_that_gets_no_better_stops_and_says_so(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "unetflow"):
+        train_in(data, tmp_path, steps=100, learning_rate=1e-30, patience=2)
+    facts = json.loads((tmp_path / "model.json").read_text())["training"]
+    assert (facts["best_step"], facts["steps"]) == (5, 15)
+    assert len(pd.read_csv(tmp_path / "history.tsv", sep="\t")) == 15
+    assert "no better validation since step 5: stopped at 15" in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
-@pytest.mark.parametrize("schedule_kind", ["constant", "one_cycle"])
+@pytest.mark.parametrize("schedule_kind", ["constant", "one_cycle", "staircase"])
 def test_the_history_tells_the_learning_rate_of_each_step(
     data: Path, tmp_path: Path, kind: str, schedule_kind: str
 ) -> None:
-    chosen = {"optimiser": kind, "schedule": schedule_kind, "steps": 5}
+    chosen = {"optimiser": kind, "schedule": schedule_kind, "steps": 5, "staircase_steps": 2}
     train_in(data, tmp_path, **chosen)
     found = pd.read_csv(tmp_path / "history.tsv", sep="\t")["learning_rate"]
     expected = [0.01] * 5
+    if schedule_kind == "staircase":
+        expected = [0.01, 0.01, 0.0095, 0.0095, 0.009025]
     if schedule_kind == "one_cycle":
         reference = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.01)
         cycle = torch.optim.lr_scheduler.OneCycleLR(

@@ -320,8 +320,16 @@ class TrainSettings(Settings):
     learning_rate: float = setting(1e-3, "peak learning rate", gt=0)
     momentum: float = setting(0.99, "of sgd", ge=0, lt=1)
     weight_decay: float = setting(0.0, "L2 penalty, decoupled for adamw", ge=0)
-    schedule: Literal["constant", "one_cycle"] = setting(
-        "constant", "one_cycle warms up for 30 % of the steps, then anneals to 0"
+    schedule: Literal["constant", "one_cycle", "staircase"] = setting(
+        "constant",
+        "one_cycle warms up for 30 % of the steps, then anneals to 0; staircase multiplies by "
+        "staircase_factor every staircase_steps",
+    )
+    staircase_factor: float = setting(0.95, "of each stair", gt=0, lt=1)
+    staircase_steps: int = setting(1000, "length of a stair", "steps", ge=1)
+    loss: Literal["cross_entropy", "dice", "dice_cross_entropy", "jaccard_cross_entropy"] = setting(
+        "cross_entropy",
+        "each under the border weights: the paper's; soft Dice; their sum; or H - log J",
     )
     gradient_clip: float | None = setting(None, "largest norm of the gradient", gt=0)
     orientations: bool = setting(True, "random flips and turns by 90° in the plane")
@@ -339,6 +347,9 @@ class TrainSettings(Settings):
     )
     blur: float = setting(0.0, "largest standard deviation of a Gaussian blur", "pixels", ge=0)
     validate_every: int = setting(250, "steps between validations; the best model is kept", ge=1)
+    patience: int | None = setting(
+        None, "stop after so many validations without a better one; null: take all steps", ge=1
+    )
     checkpoint_minutes: float = setting(5.0, "between resume points", "minutes", gt=0)
     precision: Literal["32", "bf16"] = setting("32", "of the convolutions")
     device: Literal["cpu", "gpu", "auto"] = setting(

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from unetflow.geometry import geometry_to_json
 from unetflow.inference import Model, build, choose_device, sha256
 from unetflow.intensity import Normalisation, normalisations
-from unetflow.losses import weighted_cross_entropy
+from unetflow.losses import LOSSES
 from unetflow.progress import Bar, log
 from unetflow.provenance import code_digest
 from unetflow.sampling import Batch, Patches
@@ -105,6 +105,10 @@ def schedule(optimiser: torch.optim.Optimizer, settings: TrainSettings, steps: i
             settings.learning_rate,
             total_steps=steps,
             cycle_momentum=settings.optimiser != "sgd",
+        )
+    if settings.schedule == "staircase":
+        return torch.optim.lr_scheduler.StepLR(
+            optimiser, settings.staircase_steps, settings.staircase_factor
         )
     return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
 
@@ -199,6 +203,12 @@ class State:
                 key: value.detach().clone() for key, value in self.network.state_dict().items()
             }
 
+    def exhausted(self, settings: TrainSettings) -> bool:
+        """Whether the last `patience` validations were no better than one before them."""
+        if settings.patience is None or not self.best:
+            return False
+        return self.step - self.best_step >= settings.patience * settings.validate_every
+
     def save(self, path: Path) -> None:
         """Write a checkpoint that is complete or the previous one."""
         with replacing(path) as partial:
@@ -266,6 +276,9 @@ def run(
         if terminated.now:
             log(f"terminated; saved step {state.step} to {checkpoint}")
             sys.exit(TERMINATED)
+        if state.exhausted(settings):
+            log(f"no better validation since step {state.best_step}: stopped at {state.step}")
+            break
     bar.close()
     terminated.restore()
 
@@ -291,7 +304,7 @@ def take_step(state: State, batch: Batch, settings: TrainSettings) -> float:
     pixels, classes, weights = (torch.from_numpy(part).to(state.fabric.device) for part in batch)
     if pixels.ndim == 4:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-    loss = weighted_cross_entropy(state.wrapped(pixels), classes, weights)
+    loss = LOSSES[settings.loss](state.wrapped(pixels), classes, weights)
     state.optimiser.zero_grad()
     state.fabric.backward(loss)
     if settings.gradient_clip is not None:
@@ -331,8 +344,8 @@ def write_model(
             "threshold": threshold,
             "weights_sha256": sha256(weights),
             "training": {
-                "steps": state.steps,
-                "best_step": state.best_step or state.steps,
+                "steps": state.step,
+                "best_step": state.best_step or state.step,
                 "validation_dice": state.best_score if state.best else None,
                 "seed": experiment.train.seeds[0],
                 "images": list(task.patches),
