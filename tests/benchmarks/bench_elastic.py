@@ -13,7 +13,8 @@ from harness import Prepared, Skip, compare, write
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unetflow.elastic import Deformation, Interpolation, draw, resample
+from unetflow.elastic import Deformation, draw
+from unetflow.resampling import Interpolation, resample
 from unetflow.settings import PatchesSettings
 
 SETTINGS = PatchesSettings(elastic_sigma=8, elastic_grid=5, rotation_degrees=0, mirror=False)

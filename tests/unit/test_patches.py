@@ -23,16 +23,10 @@ from scipy import ndimage
 from scipy.interpolate import CubicSpline
 
 from unetflow import patches
-from unetflow.elastic import (
-    Deformation,
-    Interpolation,
-    displacements,
-    draw,
-    resample,
-    spline_matrix,
-)
+from unetflow.elastic import Deformation, displacements, draw, spline_matrix
 from unetflow.geometry import Geometry, mirrored, unet_geometry
 from unetflow.patches import cut_patch, cut_patches
+from unetflow.resampling import Interpolation, resample
 from unetflow.settings import PatchesSettings, WeightsSettings
 from unetflow.store import add_label, create_array, create_image
 from unetflow.weights import target_and_weights
@@ -509,6 +503,7 @@ import os, signal, sys
 from pathlib import Path
 from unetflow import patches
 from unetflow.geometry import unet_geometry
+from unetflow.resampling import Interpolation, resample
 from unetflow.settings import PatchesSettings, WeightsSettings
 create_array, written = patches.create_array, []
 def kill(path, *arguments):

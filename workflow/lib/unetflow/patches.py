@@ -15,9 +15,10 @@ import pandas as pd
 import zarr
 from numpy.typing import NDArray
 
-from unetflow.elastic import Deformation, draw, resample
+from unetflow.elastic import Deformation, draw
 from unetflow.geometry import Geometry
 from unetflow.progress import log, track
+from unetflow.resampling import resample
 from unetflow.settings import PatchesSettings, WeightsSettings
 from unetflow.store import Image, create_array, open_image, replacing, require_space, write_text
 from unetflow.weights import labels_of, sampling_of, target_and_weights
