@@ -23,6 +23,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from unetflow import training
 from unetflow.inference import Model, array_reader, build, load, logits, sha256, softmax
@@ -406,9 +407,8 @@ def test_another_seed_gives_another_network(data: Path, trained: Path, tmp_path:
 
 
 def test_nothing_but_the_model_is_left_at_the_end(trained: Path) -> None:
-    assert sorted(path.name for path in trained.iterdir() if path.name != "checkpoints") == sorted(
-        FILES
-    )
+    left = {path.name for path in trained.iterdir()} - {"checkpoints"}
+    assert left == {*FILES, "tensorboard"}
     assert not list(trained.glob("checkpoints/*"))
 
 
@@ -446,6 +446,29 @@ def test_every_loss_learns(data: Path, tmp_path: Path, loss: str) -> None:
     train_in(data, tmp_path, steps=40, optimiser="adam", validate_every=40, loss=loss)
     losses = pd.read_csv(tmp_path / "history.tsv", sep="\t")["loss"]
     assert losses[-10:].mean() < 0.95 * losses[:10].mean()
+
+
+def events_of(folder: Path) -> EventAccumulator:
+    found = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
+    found.Reload()
+    return found
+
+
+def test_tensorboard_shows_what_the_history_tells(data: Path, tmp_path: Path) -> None:
+    train_in(data, tmp_path, steps=10)
+    history = pd.read_csv(tmp_path / "history.tsv", sep="\t").set_index("step")
+    found = events_of(tmp_path / "tensorboard")
+    assert set(found.Tags()["scalars"]) == set(history)
+    for name in history:
+        told = history[name].dropna()
+        shown = {event.step: event.value for event in found.Scalars(name)}
+        assert shown == pytest.approx(told.to_dict(), rel=1e-5)
+    assert (history["gradient_norm"] > 0).all()
+    pictures = found.Images("image, truth, prediction")
+    assert [picture.step for picture in pictures] == [5, 10]
+    assert (pictures[0].width, pictures[0].height) == (3 * 10, 10)
+    network = load(tmp_path, "cpu", "32").network
+    assert set(found.Tags()["histograms"]) == {name for name, _ in network.named_parameters()}
 
 
 def test_a_training_that_gets_no_better_stops_and_says_so(
@@ -610,7 +633,7 @@ def test_a_training_stopped_before_its_first_checkpoint_starts_again(
         patch.setattr(training, "take_step", stop)
         with pytest.raises(MemoryError):
             train_in(data, tmp_path)
-    assert not list(tmp_path.rglob("*"))
+    assert [path.name for path in tmp_path.iterdir()] == ["tensorboard"]
     assert_same(trained, train_in(data, tmp_path), *FILES)
 
 

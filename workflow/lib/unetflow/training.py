@@ -8,6 +8,7 @@ References
 from __future__ import annotations
 
 import hashlib
+import math
 import signal
 import sys
 import time
@@ -29,6 +30,7 @@ from unetflow.geometry import geometry_to_json
 from unetflow.inference import Model, build, choose_device, sha256
 from unetflow.intensity import Normalisation, normalisations
 from unetflow.losses import LOSSES
+from unetflow.monitoring import Events
 from unetflow.progress import Bar, log
 from unetflow.provenance import code_digest
 from unetflow.sampling import Batch, Patches
@@ -159,7 +161,7 @@ def train(task: Task, experiment: ExperimentSettings, output: Path, checkpoints:
     checkpoint = checkpoints / task_digest(task, experiment)
     state.resume(checkpoint)
     images = [read_validation(path, each[name]) for name, path in task.validation.items()]
-    run(state, patches, images, experiment, checkpoint)
+    run(state, patches, images, experiment, checkpoint, Events(output / "tensorboard", state.step))
     if images:
         network.load_state_dict(state.best)
         tile = experiment.per_axis(experiment.predict.tile)
@@ -245,6 +247,7 @@ def run(
     validation: Sequence[Annotated],
     experiment: ExperimentSettings,
     checkpoint: Path,
+    events: Events,
 ) -> None:
     """Take the optimiser's steps that are left."""
     settings, steps = experiment.train, state.steps
@@ -256,30 +259,36 @@ def run(
         # A seed per step makes dropout repeat after a resume without any stored random state.
         torch.manual_seed(patches.seed * 1_000_003 + state.step)
         rate = state.schedule.get_last_lr()[0]
-        loss = take_step(state, batch, settings)
+        loss, norm = take_step(state, batch, settings)
         if not np.isfinite(loss):
             raise ValueError(
                 f"loss must stay finite: got {loss} at step {state.step} of seed {patches.seed}; "
                 "lower train.learning_rate or set train.gradient_clip"
             )
         state.step += 1
-        row = {"step": state.step, "loss": loss, "learning_rate": rate}
+        row = {"step": state.step, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
         if validation and (state.step % settings.validate_every == 0 or state.step == steps):
-            row["validation_dice"] = validate(state.model(experiment), validation, tile)
+            model = state.model(experiment)
+            row["validation_dice"] = validate(model, validation, tile)
             state.keep_best(row["validation_dice"])
+            events.picture(state.step, model, *validation[0], tile)
+            events.weights(state.step, state.network)
             state.network.train()
         state.history.append(row)
+        events.figures(state.step, row)
         bar.step(loss=loss)
         if terminated.now or time.monotonic() - saved > 60 * settings.checkpoint_minutes:
             state.save(checkpoint)
             saved = time.monotonic()
         if terminated.now:
             log(f"terminated; saved step {state.step} to {checkpoint}")
+            events.close()
             sys.exit(TERMINATED)
         if state.exhausted(settings):
             log(f"no better validation since step {state.best_step}: stopped at {state.step}")
             break
     bar.close()
+    events.close()
     terminated.restore()
 
 
@@ -299,19 +308,19 @@ class Terminated:
         self.now = True
 
 
-def take_step(state: State, batch: Batch, settings: TrainSettings) -> float:
-    """Take one step of the optimiser and return its loss."""
+def take_step(state: State, batch: Batch, settings: TrainSettings) -> tuple[float, float]:
+    """Take one step of the optimiser; return its loss and the norm of its gradient."""
     pixels, classes, weights = (torch.from_numpy(part).to(state.fabric.device) for part in batch)
     if pixels.ndim == 4:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
     loss = LOSSES[settings.loss](state.wrapped(pixels), classes, weights)
     state.optimiser.zero_grad()
     state.fabric.backward(loss)
-    if settings.gradient_clip is not None:
-        nn.utils.clip_grad_norm_(state.network.parameters(), settings.gradient_clip)
+    largest = math.inf if settings.gradient_clip is None else settings.gradient_clip
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), largest)
     state.optimiser.step()
     state.schedule.step()
-    return loss.item()
+    return loss.item(), norm.item()
 
 
 def write_model(
