@@ -694,6 +694,50 @@ def test_a_checkpoint_is_not_taken_up_by_a_training_of_something_else(
     assert task_digest(task, settings) != before
 
 
+# ------------------------------------------------------------------------------- fine-tuning
+
+
+def tuned(data: Path, output: Path, start: Path, **settings: Any) -> Any:
+    """Weights after a training that starts from a model."""
+    chosen = experiment(start_from=str(start), **settings)
+    train(replace(task_in(data), start=start), chosen, output, output / "checkpoints")
+    return load(output, "cpu", "32").network.state_dict()
+
+
+def test_a_training_goes_on_from_a_model(data: Path, trained: Path, tmp_path: Path) -> None:
+    before = load(trained, "cpu", "32").network.state_dict()
+    still = tuned(data, tmp_path / "still", trained, steps=1, learning_rate=1e-30)
+    assert all(torch.equal(still[name], before[name]) for name in before)
+    frozen = tuned(data, tmp_path / "frozen", trained, freeze_encoder=True, optimiser="adamw")
+    for name in before:
+        assert torch.equal(frozen[name], before[name]) == name.startswith("down."), name
+
+
+def test_another_number_of_classes_has_a_new_last_layer(
+    data: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = replace(task_in(data), start=trained, class_names=["background", "cell", "debris"])
+    chosen = experiment(start_from=str(trained), steps=1, learning_rate=1e-30)
+    with caplog.at_level("INFO", "unetflow"):
+        train(task, chosen, tmp_path, tmp_path / "checkpoints")
+    assert "the last layer is new" in caplog.text
+    before, after = (load(path, "cpu", "32").network.state_dict() for path in (trained, tmp_path))
+    assert torch.equal(before["down.0.0.weight"], after["down.0.0.weight"])
+    assert len(after["classify.bias"]) == 3
+
+
+def test_another_network_is_no_start(data: Path, trained: Path, tmp_path: Path) -> None:
+    chosen = experiment(start_from=str(trained)).model_dump()
+    wider = ExperimentSettings(**{**chosen, "model": {"width": 4, "depth": 1}})
+    with pytest.raises(ValueError, match=r"start_from must be the same network: \d+ layers differ"):
+        train(replace(task_in(data), start=trained), wider, tmp_path, tmp_path / "checkpoints")
+
+
+def test_a_frozen_encoder_must_come_from_somewhere() -> None:
+    with pytest.raises(ValueError, match="freeze_encoder must have start_from: got none"):
+        TrainSettings(freeze_encoder=True)
+
+
 # ----------------------------------------------------------------------------------- errors
 
 

@@ -120,6 +120,12 @@ def fold_models(wildcards):
     )
 
 
+def model_to_start_from(wildcards):
+    """Facts and weights of the model that a training goes on from, if any."""
+    folder = EXPERIMENTS[wildcards.experiment].train.start_from
+    return [f"{folder}/model.json", f"{folder}/model.safetensors"] if folder else []
+
+
 def training_settings(wildcards):
     """Sections that a network depends on."""
     experiment = EXPERIMENTS[wildcards.experiment]

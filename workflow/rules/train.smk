@@ -15,6 +15,7 @@ rule train_model:
             image=training_images(wildcards) + validation_images(wildcards),
         ),
         folds=fold_models,
+        start=model_to_start_from,
     output:
         weights="<results>/experiments/{experiment}/{split}/seed{seed}/model.safetensors",
         facts="<results>/experiments/{experiment}/{split}/seed{seed}/model.json",

@@ -357,6 +357,20 @@ class TrainSettings(Settings):
     )
     threads: int = setting(2, "CPU threads, part of what makes the same bytes", ge=1)
     seeds: Distinct = setting((0,), "one training each", min_length=1)
+    start_from: str | None = setting(
+        None,
+        "folder of a model.json and model.safetensors to go on from, such as "
+        "results/experiments/NAME/final/seed0, with the same network",
+    )
+    freeze_encoder: bool = setting(
+        False, "leave the contracting path as start_from has it; for very few images"
+    )
+
+    @model_validator(mode="after")
+    def _frozen_comes_from_somewhere(self) -> Self:
+        if self.freeze_encoder and self.start_from is None:
+            raise ValueError("freeze_encoder must have start_from: got none; name a trained model")
+        return self
 
 
 class PredictSettings(Settings):

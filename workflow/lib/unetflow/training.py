@@ -27,7 +27,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from unetflow.geometry import geometry_to_json
-from unetflow.inference import Model, build, choose_device, sha256
+from unetflow.inference import Model, build, choose_device, load, sha256
 from unetflow.intensity import Normalisation, normalisations
 from unetflow.losses import LOSSES
 from unetflow.monitoring import Events
@@ -58,6 +58,8 @@ class Task:
         threshold from them.
     class_names : sequence of str
         Background first.
+    start : Path or None
+        Folder of the model to go on from.
     """
 
     patches: Mapping[str, Path]
@@ -65,6 +67,7 @@ class Task:
     histograms: Mapping[str, Path]
     folds: Sequence[Path]
     class_names: Sequence[str]
+    start: Path | None = None
 
 
 def task_of(
@@ -75,6 +78,7 @@ def task_of(
     patches: Sequence[str],
     histograms: Sequence[str],
     folds: Sequence[str],
+    start: Sequence[str] = (),
 ) -> Task:
     """Return the task of a split's name and of files, some named after images: NAME.zarr."""
     parts = read_json(Path(split))[name]
@@ -84,18 +88,18 @@ def task_of(
         histograms={Path(path).stem: Path(path) for path in histograms},
         folds=[Path(path) for path in folds],
         class_names=read_json(Path(index))["class_names"],
+        start=Path(start[0]).parent if start else None,
     )
 
 
 def optimiser(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     """Return the optimiser that the settings name."""
     rate, decay = settings.learning_rate, settings.weight_decay
+    learning = [values for values in network.parameters() if values.requires_grad]
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(
-            network.parameters(), rate, momentum=settings.momentum, weight_decay=decay
-        )
+        return torch.optim.SGD(learning, rate, momentum=settings.momentum, weight_decay=decay)
     kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
-    return kind(network.parameters(), rate, weight_decay=decay)
+    return kind(learning, rate, weight_decay=decay)
 
 
 def schedule(optimiser: torch.optim.Optimizer, settings: TrainSettings, steps: int) -> Any:
@@ -157,6 +161,8 @@ def train(task: Task, experiment: ExperimentSettings, output: Path, checkpoints:
         steps = max(1, int(median(fact["training"]["best_step"] for fact in facts)))
         threshold = float(np.mean([fact["threshold"] for fact in facts]))
     network = build(experiment.model, len(pooled.scale), len(task.class_names))
+    if task.start is not None:
+        take_over(network, task.start, experiment)
     state = State(fabric, network, settings, steps)
     checkpoint = checkpoints / task_digest(task, experiment)
     state.resume(checkpoint)
@@ -170,13 +176,44 @@ def train(task: Task, experiment: ExperimentSettings, output: Path, checkpoints:
     remove(checkpoint)
 
 
+def take_over(network: nn.Module, start: Path, experiment: ExperimentSettings) -> None:
+    """Give a network the weights of another; its last layer only where the classes are as many.
+
+    Raises
+    ------
+    ValueError
+        If the other is another network.
+    """
+    other = load(start, "cpu", "32").network.state_dict()
+    mine = network.state_dict()
+    last = [name for name in mine if name.startswith("classify.")]
+    different = [
+        name
+        for name in {*mine, *other} - {*last}
+        if name not in mine or name not in other or mine[name].shape != other[name].shape
+    ]
+    if different:
+        raise ValueError(
+            f"{start}: train.start_from must be the same network: {len(different)} layers differ, "
+            f"such as {min(different)}; set model as its model.json says"
+        )
+    new = [name for name in last if mine[name].shape != other[name].shape]
+    network.load_state_dict({**other, **{name: mine[name] for name in new}})
+    log(f"starts from {start}" + ("; the last layer is new" if new else ""))
+    if experiment.train.freeze_encoder:
+        network.encoder.requires_grad_(False)
+
+
 def task_digest(task: Task, experiment: ExperimentSettings) -> str:
     """SHA-256 of all that a training starts from: settings, code, and every file that it reads."""
     network = f"models.{experiment.model.network}"
     code = code_digest(Path(__file__), also=[network])
     facts = [experiment.model_dump_json(), code, torch.__version__]
     facts += task.class_names
-    facts += [f"{path} {sha256(path)}" for path in [*task.folds, *task.histograms.values()]]
+    files = [*task.folds, *task.histograms.values()]
+    if task.start is not None:
+        files.append(task.start / "model.safetensors")
+    facts += [f"{path} {sha256(path)}" for path in files]
     for folder in [*task.patches.values(), *task.validation.values()]:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         facts += [f"{path.relative_to(folder.parent)} {sha256(path)}" for path in files]

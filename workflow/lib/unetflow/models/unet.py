@@ -57,6 +57,11 @@ class UNet(nn.Module):
         self.classify = convolution(widths[0], classes, 1)
         self.apply(initialise)
 
+    @property
+    def encoder(self) -> nn.Module:
+        """The contracting path."""
+        return self.down
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of the output extents."""
         skips = []
