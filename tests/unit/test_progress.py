@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from unetflow import progress
-from unetflow.progress import Bar, log, log_to, track
+from unetflow.progress import Bar, Waiting, log, log_to, track
 from unetflow.settings import SplitSettings
 
 
@@ -172,3 +173,21 @@ def test_tracking_nothing_shows_nothing(tmp_path: Path) -> None:
     with log_to(str(tmp_path / "one.log")):
         assert list(track([], "counting", 0)) == []
     assert lines(tmp_path / "one.log") == []
+
+
+def test_the_share_of_waiting_is_that_of_the_producer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    def producer() -> Iterator[int]:
+        for number in range(4):
+            now[0] += 3
+            yield number
+
+    items = Waiting(producer())
+    seen = []
+    for item in items:
+        now[0] += 1
+        seen.append(item)
+    assert seen == [0, 1, 2, 3]
+    assert items.share == pytest.approx(3 / 4)

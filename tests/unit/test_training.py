@@ -741,10 +741,12 @@ def test_a_frozen_encoder_must_come_from_somewhere() -> None:
 # ----------------------------------------------------------------------------------- errors
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_step(data: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_with_its_step_and_patches(
+    data: Path, tmp_path: Path
+) -> None:
     message = (
-        r"loss must stay finite: got (nan|inf) at step \d+ of seed 0; "
-        r"lower train\.learning_rate or set train\.gradient_clip"
+        r"loss must stay finite: got (nan|inf) at step \d+ of seed 0, patches [ab] [01]; "
+        r"look at them, lower train\.learning_rate or set train\.gradient_clip"
     )
     with pytest.raises(ValueError, match=message):
         train_in(data, tmp_path, learning_rate=1e30)

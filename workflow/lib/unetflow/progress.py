@@ -84,3 +84,26 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
             bar.step()
     finally:
         bar.close()
+
+
+class Waiting(Iterable[Item]):
+    """Items of an iterator, and how much of the time their user waits for them."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self.items, self.waited, self.began = items, 0.0, time.monotonic()
+
+    def __iter__(self) -> Iterator[Item]:
+        iterator = iter(self.items)
+        while True:
+            asked = time.monotonic()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            self.waited += time.monotonic() - asked
+            yield item
+
+    @property
+    def share(self) -> float:
+        """Share of the time since the beginning."""
+        return self.waited / max(time.monotonic() - self.began, 1e-9)

@@ -35,6 +35,7 @@ class Patches:
             )
             for path in paths.values()
         ]
+        self.names = list(paths)
         counts = [pixels.shape[0] for pixels, _, _ in self.arrays]
         self.items = [(i, k) for i, count in enumerate(counts) for k in range(count)]
         self.seed = seed
@@ -44,6 +45,11 @@ class Patches:
         epoch, place = divmod(number, len(self.items))
         order = np.random.default_rng([self.seed, 2, epoch]).permutation(len(self.items))
         return self.items[int(order[place])]
+
+    def named(self, step: int, batch: int) -> str:
+        """Patches of a step, by image and number."""
+        places = [self.position(number) for number in range(step * batch, (step + 1) * batch)]
+        return ", ".join(f"{self.names[image]} {patch}" for image, patch in places)
 
     def batch(self, step: int, settings: TrainSettings) -> Batch:
         """Pixels (N, C, ...), classes (N, ...) and weights (N, ...) of a step, augmented."""

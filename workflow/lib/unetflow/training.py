@@ -31,7 +31,7 @@ from unetflow.inference import Model, build, choose_device, load, sha256
 from unetflow.intensity import Normalisation, normalisations
 from unetflow.losses import LOSSES
 from unetflow.monitoring import Events
-from unetflow.progress import Bar, log
+from unetflow.progress import Bar, Waiting, log
 from unetflow.provenance import code_digest
 from unetflow.sampling import Batch, Patches
 from unetflow.settings import ExperimentSettings, TrainSettings
@@ -291,16 +291,18 @@ def run(
     tile = experiment.per_axis(experiment.predict.tile)
     terminated = Terminated()
     bar, saved = Bar("training", steps, state.step), time.monotonic()
+    batches = Waiting(patches.ahead(state.step, settings, steps))
     state.network.train()
-    for batch in patches.ahead(state.step, settings, steps):
+    for batch in batches:
         # A seed per step makes dropout repeat after a resume without any stored random state.
         torch.manual_seed(patches.seed * 1_000_003 + state.step)
         rate = state.schedule.get_last_lr()[0]
         loss, norm = take_step(state, batch, settings)
         if not np.isfinite(loss):
             raise ValueError(
-                f"loss must stay finite: got {loss} at step {state.step} of seed {patches.seed}; "
-                "lower train.learning_rate or set train.gradient_clip"
+                f"loss must stay finite: got {loss} at step {state.step} of seed {patches.seed}, "
+                f"patches {patches.named(state.step, settings.batch)}; look at them, lower "
+                "train.learning_rate or set train.gradient_clip"
             )
         state.step += 1
         row = {"step": state.step, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
@@ -324,6 +326,7 @@ def run(
         if state.exhausted(settings):
             log(f"no better validation since step {state.best_step}: stopped at {state.step}")
             break
+    log(f"waited for data {batches.share:.1%} of the time")
     bar.close()
     events.close()
     terminated.restore()
