@@ -93,6 +93,7 @@ class Waiting(Iterable[Item]):
         self.items, self.waited, self.began = items, 0.0, time.monotonic()
 
     def __iter__(self) -> Iterator[Item]:
+        """Hand on each item as it comes."""
         iterator = iter(self.items)
         while True:
             asked = time.monotonic()
