@@ -250,6 +250,28 @@ def test_a_volume_is_scored_by_labels_or_by_a_label_image(tmp_path: Path) -> Non
         assert found == pytest.approx(evaluated(paths), rel=1e-5), place
 
 
+@pytest.mark.parametrize("value", [1, 255])
+def test_a_truth_of_one_value_has_its_components_as_objects(tmp_path: Path, value: int) -> None:
+    truth = picture()
+    one_value = (truth > 0).astype(np.uint8)
+    write_images(tmp_path, label(one_value, connectivity=1), picture(1), "yx")
+    tifffile.imwrite(tmp_path / "mask.tif", one_value * np.uint8(value))
+    tables = [volume_table(tmp_path, tmp_path / name) for name in ("mask.tif", "truth")]
+    assert tables[0].equals(tables[1])
+
+
+def test_a_broken_compressed_truth_is_told(tmp_path: Path) -> None:
+    write_images(tmp_path, picture(), picture(1), "yx")
+    tifffile.imwrite(tmp_path / "truth.tif", picture().astype(np.uint16), compression="zlib")
+    with tifffile.TiffFile(tmp_path / "truth.tif") as file:
+        start, count = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+    content = bytearray((tmp_path / "truth.tif").read_bytes())
+    content[start : start + count] = b"\x07" * count
+    (tmp_path / "truth.tif").write_bytes(content)
+    (row,) = volume_table(tmp_path, tmp_path / "truth.tif").to_dict("records")
+    assert row["reason"].startswith("no scores: ")
+
+
 def test_a_volume_that_failed_has_no_scores(tmp_path: Path) -> None:
     write_images(tmp_path, picture(), picture(1), "yx")
     assert volume_table(tmp_path, tmp_path / "truth", "failed").empty

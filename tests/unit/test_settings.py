@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from unetflow.experiments import (
     changed,
+    check_starts,
     datasets_of,
     first_alike,
     load_experiments,
@@ -418,6 +419,21 @@ def test_a_variant_and_a_file_of_one_name_are_refused(tmp_path: Path) -> None:
         "variants.wide: one-wide must be one experiment: there is a file one-wide.yaml too; "
         "rename one"
     )
+
+
+def test_a_start_must_be_there_and_another_model(tmp_path: Path) -> None:
+    folder = tmp_path / "experiments/other/final/seed0"
+    started = {"one": ExperimentSettings(**having(train__start_from=str(folder) + "/"))}
+    with pytest.raises(
+        ValueError, match=r"one: train\.start_from must hold model\.json: found none"
+    ):
+        check_starts(started, tmp_path)
+    folder.mkdir(parents=True)
+    for name in ("model.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    check_starts(started, tmp_path)
+    with pytest.raises(ValueError, match="must be another model: got its own"):
+        check_starts({"other": started["one"]}, tmp_path)
 
 
 # -------------------------------------------------------------------------------- datasets

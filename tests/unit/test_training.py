@@ -733,6 +733,32 @@ def test_another_network_is_no_start(data: Path, trained: Path, tmp_path: Path) 
         train(replace(task_in(data), start=trained), wider, tmp_path, tmp_path / "checkpoints")
 
 
+def test_a_model_that_knows_what_is_held_out_is_no_start(
+    data: Path, trained: Path, tmp_path: Path
+) -> None:
+    task = task_in(data)
+    held_out = replace(task, start=trained, patches={"a": task.patches["a"]})
+    with pytest.raises(ValueError, match=r"learned from 1 of its images, such as b; start from"):
+        train(held_out, experiment(start_from=str(trained)), tmp_path, tmp_path / "checkpoints")
+    other = experiment(start_from=str(trained), steps=1).model_copy(update={"dataset": "other"})
+    train(held_out, other, tmp_path, tmp_path / "checkpoints")
+
+
+def test_a_checkpoint_at_the_end_of_patience_takes_no_further_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = {"steps": 100, "learning_rate": 1e-30, "patience": 2, "checkpoint_minutes": 1e-9}
+    train_in(data, tmp_path / "whole", **chosen)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "write_model", lambda *_: sys.exit(1))
+        with pytest.raises(SystemExit):
+            train_in(data, tmp_path / "stopped", **chosen)
+    assert list((tmp_path / "stopped/checkpoints").iterdir())
+    assert_same(tmp_path / "whole", train_in(data, tmp_path / "stopped", **chosen), *FILES)
+    shown = events_of(tmp_path / "stopped/tensorboard").Scalars("loss")
+    assert [event.step for event in shown] == list(range(1, 16))
+
+
 def test_a_frozen_encoder_must_come_from_somewhere() -> None:
     with pytest.raises(ValueError, match="freeze_encoder must have start_from: got none"):
         TrainSettings(freeze_encoder=True)
@@ -745,8 +771,8 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_patches(
     data: Path, tmp_path: Path
 ) -> None:
     message = (
-        r"loss must stay finite: got (nan|inf) at step \d+ of seed 0, patches [ab] [01]; "
-        r"look at them, lower train\.learning_rate or set train\.gradient_clip"
+        r"loss must stay finite: got (nan|inf|[\d.e+]+), gradient (nan|inf) at step \d+ of seed 0; "
+        r"lower train\.learning_rate or set train\.gradient_clip, .* patches [ab] [01]"
     )
     with pytest.raises(ValueError, match=message):
         train_in(data, tmp_path, learning_rate=1e30)

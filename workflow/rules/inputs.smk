@@ -120,12 +120,6 @@ def fold_models(wildcards):
     )
 
 
-def model_to_start_from(wildcards):
-    """Facts and weights of the model that a training goes on from, if any."""
-    folder = EXPERIMENTS[wildcards.experiment].train.start_from
-    return [f"{folder}/model.json", f"{folder}/model.safetensors"] if folder else []
-
-
 def training_settings(wildcards):
     """Sections that a network depends on."""
     experiment = EXPERIMENTS[wildcards.experiment]
@@ -286,7 +280,16 @@ def shown(experiments):
 
 def shown_now(_wildcards):
     """The same of the experiments to run and of all that the results folder holds."""
-    return shown(CHOSEN | settings_files.load_present(FOLDER, Path(RUN.results)))
+    present = settings_files.load_present(FOLDER, Path(RUN.results))
+    experiments = dict(CHOSEN)
+    for name, settings in present.items():
+        # One whose dataset is known no more, or is another now, cannot be told about.
+        with suppress(ValueError):
+            settings_files.datasets_of(
+                {**experiments, name: settings}, REGISTRY, OVERRIDE
+            )
+            experiments[name] = settings
+    return shown(experiments)
 
 
 def archives_now(_wildcards):
@@ -321,9 +324,9 @@ def unannotated_predictions(_wildcards):
 
 
 def patch_sheets(_wildcards):
-    """Contact sheet of the first image that each experiment's networks learn from."""
+    """Contact sheet of the first image that each experiment's first network learns from."""
     return [
         f"{RUN.results}/experiments/{maker(name, PATCHES_FOLLOW)}/patches/{image}.png"
-        for name in CHOSEN
-        for image in images_in(name, "final", "train")[:1]
+        for name, experiment in CHOSEN.items()
+        for image in images_in(name, experiment.split.names[0], "train")[:1]
     ]

@@ -15,7 +15,6 @@ rule train_model:
             image=training_images(wildcards) + validation_images(wildcards),
         ),
         folds=fold_models,
-        start=model_to_start_from,
     output:
         weights="<results>/experiments/{experiment}/{split}/seed{seed}/model.safetensors",
         facts="<results>/experiments/{experiment}/{split}/seed{seed}/model.json",
@@ -44,6 +43,10 @@ rule train_model:
             f"models.{EXPERIMENTS[wildcards.experiment].model.network}",
         ),
         settings=training_settings,
+        # Read once it is there, never made by this rule: it may be of an experiment that is not run.
+        start=lambda wildcards: settings_files.start_of(
+            EXPERIMENTS[wildcards.experiment]
+        ),
         checkpoints=in_results("experiments/{experiment}/.checkpoint"),
     script:
         "../scripts/train_model.py"

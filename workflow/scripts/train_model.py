@@ -6,9 +6,10 @@ from unetflow.settings import ExperimentSettings
 from unetflow.training import task_of, train
 
 with log_to(snakemake.log[0]), recorded(Path(snakemake.output.run)):
+    settings = ExperimentSettings(**snakemake.params.settings)
     train(
-        task_of(snakemake.wildcards.split, **snakemake.input),
-        ExperimentSettings(**snakemake.params.settings),
+        task_of(snakemake.wildcards.split, **snakemake.input, start=settings.train.start_from),
+        settings,
         output=Path(snakemake.output.facts).parent,
         checkpoints=Path(snakemake.params.checkpoints),
     )

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import zarr
 from numpy.typing import NDArray
 from scipy import stats
 from skimage.measure import label
@@ -88,22 +87,28 @@ def evaluate_image(
     settings: EvaluateSettings,
 ) -> dict[str, float]:
     """Scores of an image: of a stack predicted plane by plane, the mean over its planes."""
-    classes, known = truth_arrays(truth, model["class_names"])
-    if classes.shape != segmentation.array.shape:
-        raise ValueError(
-            f"{truth.path}: truth must have the extents {segmentation.array.shape} of the volume: "
-            f"it has {classes.shape}; name the truth of this volume"
-        )
+    known = truth_arrays(truth, segmentation.array.shape, model["class_names"])
+    return evaluate_arrays(*known, prediction, segmentation, model, settings)
+
+
+def evaluate_arrays(
+    classes: Any,
+    instances: Any,
+    prediction: Image,
+    segmentation: Image,
+    model: Mapping[str, Any],
+    settings: EvaluateSettings,
+) -> dict[str, float]:
+    """Scores of an image whose true classes, and instances or None, are arrays."""
     frame = slice(settings.ignore_border, -settings.ignore_border or None)
     by_plane = settings.plane_by_plane and model["network"]["dimensions"] == 2
     scored = []
-    planes: list[tuple[int, ...]] = list(truth.planes()) if by_plane else [()]
-    for plane in planes:
+    for plane in np.ndindex(classes.shape[:-2] if by_plane else ()):
         index = (..., *plane, frame, frame)
         scored.append(
             score_plane(
                 np.asarray(classes[index]),
-                None if known is None else np.asarray(known[index]),
+                None if instances is None else np.asarray(instances[index]),
                 np.asarray(prediction.array[index]),
                 np.asarray(segmentation.array[index]),
                 model["class_names"],
@@ -112,28 +117,37 @@ def evaluate_image(
     return {str(metric): float(value) for metric, value in pd.DataFrame(scored).mean().items()}
 
 
-def truth_arrays(
-    truth: Image, class_names: Sequence[str]
-) -> tuple[NDArray[np.uint8] | zarr.Array[Any], NDArray[np.integer] | zarr.Array[Any] | None]:
-    """Classes and instances of a truth: its labels, or else the ids that its own pixels are.
+def truth_arrays(truth: Image, shape: Sequence[int], class_names: Sequence[str]) -> tuple[Any, Any]:
+    """Classes, and instances or None, of a truth: its labels, or else what its own pixels are.
+
+    Pixels of one value beside 0 are a class: its objects are its components, as with classes.
 
     Raises
     ------
     ValueError
-        If an image without labels has channels or fractions, or classes cannot be told from ids.
+        If the extents are others than those of the volume, if an image without labels has channels
+        or fractions, or if classes cannot be told from ids.
     """
     classes, known = truth.label("classes"), truth.label("instances")
-    if classes is not None:
-        return classes, known
-    array = truth.array
-    if not np.issubdtype(array.dtype, np.integer) or "c" in truth.axes or len(class_names) > 2:
+    array = truth.array if classes is None else classes
+    if classes is None and (
+        array.dtype.kind not in "iub" or "c" in truth.axes or len(class_names) > 2
+    ):
         raise ValueError(
             f"{truth.path}: truth must have labels/classes, or be a label image of whole numbers "
             f"without channels (for 2 classes, the network has {len(class_names)}): found "
             f"{array.dtype} along {truth.axes}; name its label image"
         )
+    if array.shape != tuple(shape):
+        raise ValueError(
+            f"{truth.path}: truth must have the extents {tuple(shape)} of the volume: it has "
+            f"{array.shape}; name the truth of this volume"
+        )
+    if classes is not None:
+        return classes, known
     ids = np.asarray(array)
-    return (ids > 0).astype(np.uint8), ids
+    several = ids.max(initial=0) != ids.min(initial=ids.max(initial=0), where=ids > 0)
+    return (ids > 0).astype(np.uint8), ids if several else None
 
 
 def evaluate_images(
@@ -187,16 +201,19 @@ def evaluate_volume(
     """
     rows: list[dict[str, Any]] = []
     if summary["state"] == "done":
+        prediction, segmentation = (
+            open_image(paths[name]) for name in ("prediction", "segmentation")
+        )
+        shape, names = segmentation.array.shape, model["class_names"]
         try:
-            truth = open_volume(paths["truth"])
-            prediction, segmentation = (
-                open_image(paths[name]) for name in ("prediction", "segmentation")
-            )
-            scores = evaluate_image(truth, prediction, segmentation, model, settings)
-            rows = [{"metric": metric, "value": value} for metric, value in scores.items()]
-        except (OSError, ValueError) as error:
+            classes, known = truth_arrays(open_volume(paths["truth"]), shape, names)
+            classes, known = np.asarray(classes), None if known is None else np.asarray(known)
+        except Exception as error:  # decoders raise whatever they like for a broken file
             rows = [{"reason": " ".join(f"no scores: {error}".split())}]
             log(rows[0]["reason"])
+        else:
+            scores = evaluate_arrays(classes, known, prediction, segmentation, model, settings)
+            rows = [{"metric": metric, "value": value} for metric, value in scores.items()]
     table = pd.DataFrame(rows, columns=["metric", "value", "reason"])
     write_text(output, str(table.to_csv(sep="\t", index=False, float_format="%.6g")))
 

@@ -99,6 +99,39 @@ def changed(content: dict[str, Any], changes: Mapping[str, Any], source: str) ->
     return result
 
 
+def check_starts(experiments: Mapping[str, ExperimentSettings], results: Path) -> None:
+    """Refuse an experiment that starts from itself, or from a model that is not there.
+
+    Raises
+    ------
+    ValueError
+        One line that names the experiment.
+    """
+    for name, experiment in experiments.items():
+        if experiment.train.start_from is None:
+            continue
+        folder = Path(experiment.train.start_from)
+        own = (results / "experiments" / name).resolve()
+        if folder.resolve().is_relative_to(own):
+            raise ValueError(
+                f"experiment {name}: train.start_from must be another model: got its own"
+            )
+        for file in ("model.json", "model.safetensors"):
+            if not (folder / file).is_file():
+                raise ValueError(
+                    f"experiment {name}: train.start_from must hold {file}: found none in "
+                    f"{folder}; train that model first"
+                )
+
+
+def start_of(experiment: ExperimentSettings) -> list[str | int] | None:
+    """What a training starts from: folder, size and time of change of its weights."""
+    if experiment.train.start_from is None:
+        return None
+    status = (Path(experiment.train.start_from) / "model.safetensors").stat()
+    return [experiment.train.start_from, status.st_size, status.st_mtime_ns]
+
+
 def dataset_name(experiment: ExperimentSettings) -> str:
     """Name of an experiment's dataset."""
     return (

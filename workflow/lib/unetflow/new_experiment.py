@@ -118,6 +118,9 @@ def describe(name: str, images: str, masks: str) -> str:
     if not areas:
         raise ValueError(f"{masks}: masks must have objects: all that were looked at are empty")
     # An object is mostly in one piece, a class in many; a single value tells objects not apart.
+    why_classes = (
+        ": one value for all objects" if most < 2 else " in many pieces: no ids of objects"
+    )
     instances = most > 1 and pieces < 2 * ids_in_all
     foreground = float(np.mean([(np.asarray(mask) > 0).mean() for _, _, mask in looked]))
     shape = tuple(
@@ -138,7 +141,7 @@ def describe(name: str, images: str, masks: str) -> str:
         masks=quoted(layout.masks),
         labels_are="instances" if instances else "classes",
         why_labels=f"mask values {', '.join(map(str, sorted(values)[:4]))}"
-        + (", ..., each in one piece" if instances else " in many pieces: no ids of objects"),
+        + (", ..., each in one piece" if instances else why_classes),
         classes=names,
         folds=min(5, len(found)),
         normalise="percentile",

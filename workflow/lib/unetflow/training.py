@@ -78,7 +78,7 @@ def task_of(
     patches: Sequence[str],
     histograms: Sequence[str],
     folds: Sequence[str],
-    start: Sequence[str] = (),
+    start: str | None = None,
 ) -> Task:
     """Return the task of a split's name and of files, some named after images: NAME.zarr."""
     parts = read_json(Path(split))[name]
@@ -88,7 +88,7 @@ def task_of(
         histograms={Path(path).stem: Path(path) for path in histograms},
         folds=[Path(path) for path in folds],
         class_names=read_json(Path(index))["class_names"],
-        start=Path(start[0]).parent if start else None,
+        start=None if start is None else Path(start),
     )
 
 
@@ -162,7 +162,7 @@ def train(task: Task, experiment: ExperimentSettings, output: Path, checkpoints:
         threshold = float(np.mean([fact["threshold"] for fact in facts]))
     network = build(experiment.model, len(pooled.scale), len(task.class_names))
     if task.start is not None:
-        take_over(network, task.start, experiment)
+        take_over(network, task, experiment)
     state = State(fabric, network, settings, steps)
     checkpoint = checkpoints / task_digest(task, experiment)
     state.resume(checkpoint)
@@ -176,15 +176,24 @@ def train(task: Task, experiment: ExperimentSettings, output: Path, checkpoints:
     remove(checkpoint)
 
 
-def take_over(network: nn.Module, start: Path, experiment: ExperimentSettings) -> None:
+def take_over(network: nn.Module, task: Task, experiment: ExperimentSettings) -> None:
     """Give a network the weights of another; its last layer only where the classes are as many.
 
     Raises
     ------
     ValueError
-        If the other is another network.
+        If the other is another network, or has learned from images that this training holds out.
     """
-    other = load(start, "cpu", "32").network.state_dict()
+    start = task.start
+    assert start is not None
+    model = load(start, "cpu", "32")
+    seen = set(model.facts["training"]["images"]) - set(task.patches)
+    if seen and model.facts.get("dataset") == experiment.dataset:
+        raise ValueError(
+            f"{start}: train.start_from must not know what a fold holds out: it has learned from "
+            f"{len(seen)} of its images, such as {min(seen)}; start from a model of other images"
+        )
+    other = model.network.state_dict()
     mine = network.state_dict()
     last = [name for name in mine if name.startswith("classify.")]
     different = [
@@ -195,7 +204,7 @@ def take_over(network: nn.Module, start: Path, experiment: ExperimentSettings) -
     if different:
         raise ValueError(
             f"{start}: train.start_from must be the same network: {len(different)} layers differ, "
-            f"such as {min(different)}; set model as its model.json says"
+            f"such as {min(different)}; set model as its model.json says, and take as many channels"
         )
     new = [name for name in last if mine[name].shape != other[name].shape]
     network.load_state_dict({**other, **{name: mine[name] for name in new}})
@@ -291,18 +300,20 @@ def run(
     tile = experiment.per_axis(experiment.predict.tile)
     terminated = Terminated()
     bar, saved = Bar("training", steps, state.step), time.monotonic()
-    batches = Waiting(patches.ahead(state.step, settings, steps))
+    # A checkpoint may be that of the step at which patience ended.
+    first = steps if state.exhausted(settings) else state.step
+    batches = Waiting(patches.ahead(first, settings, steps))
     state.network.train()
     for batch in batches:
         # A seed per step makes dropout repeat after a resume without any stored random state.
         torch.manual_seed(patches.seed * 1_000_003 + state.step)
         rate = state.schedule.get_last_lr()[0]
         loss, norm = take_step(state, batch, settings)
-        if not np.isfinite(loss):
+        if not np.isfinite([loss, norm]).all():
             raise ValueError(
-                f"loss must stay finite: got {loss} at step {state.step} of seed {patches.seed}, "
-                f"patches {patches.named(state.step, settings.batch)}; look at them, lower "
-                "train.learning_rate or set train.gradient_clip"
+                f"loss must stay finite: got {loss}, gradient {norm} at step {state.step} of seed "
+                f"{patches.seed}; lower train.learning_rate or set train.gradient_clip, or look at "
+                f"its patches {patches.named(state.step, settings.batch)}"
             )
         state.step += 1
         row = {"step": state.step, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
@@ -358,8 +369,9 @@ def take_step(state: State, batch: Batch, settings: TrainSettings) -> tuple[floa
     state.fabric.backward(loss)
     largest = math.inf if settings.gradient_clip is None else settings.gradient_clip
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), largest)
-    state.optimiser.step()
-    state.schedule.step()
+    if norm.isfinite():  # else the weights stay as they are, for whoever wants to look
+        state.optimiser.step()
+        state.schedule.step()
     return loss.item(), norm.item()
 
 
@@ -388,6 +400,7 @@ def write_model(
             "geometry": geometry_to_json(experiment.model.geometry),
             "channels": len(pooled.scale),
             "class_names": list(task.class_names),
+            "dataset": experiment.dataset if isinstance(experiment.dataset, str) else None,
             "intensity": {**experiment.intensity.model_dump(mode="json"), **asdict(pooled)},
             "tile": list(experiment.per_axis(experiment.predict.tile)),
             "threshold": threshold,
