@@ -123,18 +123,20 @@ def test_commas_instead_of_tabs_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "words"),
     [
-        "",
-        HEAD,
-        HEAD.replace("truth", "path") + "a\ta.tif\tone\tb.tif\n",
-        HEAD + "a\ta.tif\tone\t\nb\tb.tif\tone\t\tmore\n",
-        HEAD + "a\ta.tif\tone\t\tmore\n",
+        ("", "missing ['volume', 'path', 'experiment']"),
+        (HEAD, "must have a row for each volume: got none"),
+        (HEAD.replace("truth", "path") + "a\ta.tif\tone\tb.tif\n", "got ['path'] more than once"),
+        (HEAD + "a\ta.tif\tone\t\nb\tb.tif\tone\t\tmore\n", "got 5 in the row of 'b'"),
+        (HEAD + "a\ta.tif\tone\t\tmore\n", "got 5 in the row of 'a'"),
     ],
     ids=["empty", "head only", "repeated column", "one row longer", "all rows longer"],
 )
-def test_a_sheet_that_is_no_table_is_one_line_with_its_file(tmp_path: Path, text: str) -> None:
-    refused(sheet(tmp_path, text))
+def test_a_sheet_that_is_no_table_is_one_line_with_its_file(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    assert words in refused(sheet(tmp_path, text))
 
 
 @pytest.mark.parametrize("column", ["path", "experiment"])

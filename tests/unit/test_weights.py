@@ -421,6 +421,21 @@ def test_objects_that_the_line_takes_away_are_told(
     assert "1 objects, such as 7, are thinner than the line" in caplog.text
 
 
+def test_an_object_whose_line_alone_reaches_into_a_margin_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = WeightsSettings(sigma=2)
+    edge = 256 - (math.ceil(reach_of(settings, 2)) + 1)  # first row of the second block's window
+    instances = np.full((600, 40), 2, np.uint32)
+    instances[: edge + 1] = 1  # its last row, the line, is all that the window shows of it
+    write_image(tmp_path / "image", instances)
+    monkeypatch.setitem(weights_module.BLOCKS, 2, (256, 256))
+    with caplog.at_level("INFO", "unetflow"):
+        write_weights(tmp_path / "image", tmp_path / "w", [1, 1], 2, settings)
+    assert not zarr.open_array(tmp_path / "w/target", mode="r")[edge].any()
+    assert "thinner" not in caplog.text
+
+
 def test_classes_are_counted_as_the_training_targets_have_them() -> None:
     index = {"class_counts": [0, 48], "separated_class_counts": [6, 42]}
     assert counts_in(index, WeightsSettings()) == [6, 42]

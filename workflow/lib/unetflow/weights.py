@@ -249,27 +249,22 @@ def write_weights(
         if errors:
             return
         try:
-            known = np.asarray(classes[window]), np.asarray(instances[window])
+            of_class, of_object = np.asarray(classes[window]), np.asarray(instances[window])
+            how = class_counts, settings, sampling, sigma, of_each
             planes = [
-                target_and_weights(
-                    known[0][plane],
-                    known[1][plane],
-                    class_counts,
-                    settings,
-                    sampling,
-                    sigma,
-                    of_each,
-                )
-                for plane in np.ndindex(known[0].shape[:-dimensions])
+                target_and_weights(of_class[plane], of_object[plane], *how)
+                for plane in np.ndindex(of_class.shape[:-dimensions])
             ]
-            tell_of_lost(known[1], np.reshape([target for target, _ in planes], known[0].shape))
-            for array, parts in zip(arrays, zip(*planes, strict=True), strict=True):
-                array[block] = np.reshape(parts, known[0].shape)[core]
+            target, weights = (
+                np.reshape(parts, of_class.shape) for parts in zip(*planes, strict=True)
+            )
+            tell_of_lost(of_object, target, core)
+            for array, part in zip(arrays, (target, weights), strict=True):
+                array[block] = part[core]
         except Exception as error:
             errors.append(error)
 
     with replacing(output) as partial:
-        partial.parent.mkdir(parents=True, exist_ok=True)
         require_space(partial.parent, math.prod(shape) * 5)
         zarr.create_group(partial, zarr_format=3)
         arrays = [
@@ -283,14 +278,18 @@ def write_weights(
             raise errors[0]
 
 
-def tell_of_lost(instances: NDArray[np.integer], target: NDArray[np.uint8]) -> None:
-    """Log how many objects are so thin that the line between touching ones took all of them."""
-    divided = instances[(target == 0) & (instances > 0)]
-    if len(divided):
-        lost = np.setdiff1d(divided, pd.unique(instances[target > 0]))
-        if len(lost):
-            log(
-                f"warning: {len(lost)} objects, such as {int(lost[0])}, are thinner than the line "
-                "between touching objects and are not in the training target; set "
-                "weights.separate_touching: false, or annotate at a higher resolution"
-            )
+def tell_of_lost(instances: NDArray[np.integer], target: NDArray[np.uint8], core: Region) -> None:
+    """Log how many objects are so thin that the line between touching ones took all of them.
+
+    Of the objects in the core of a window; the margin shows what else there is of them.
+    """
+    divided = instances[core][(target[core] == 0) & (instances[core] > 0)]
+    if not len(divided):
+        return
+    lost = np.setdiff1d(divided, pd.unique(instances[target > 0]))
+    if len(lost):
+        log(
+            f"warning: {len(lost)} objects, such as {int(lost[0])}, are thinner than the line "
+            "between touching objects and are not in the training target; set "
+            "weights.separate_touching: false, or annotate at a higher resolution"
+        )

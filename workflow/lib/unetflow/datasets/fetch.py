@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -111,11 +111,9 @@ def fetch(
 
 
 def _name(download: Download) -> str:
-    try:
+    with suppress(ValueError):  # a path that leads out of a folder is no file name either
         if name_parts(download.name) == [download.name]:
             return download.name
-    except ValueError:
-        pass
     raise ValueError(f"{download.name!r}, of {download.url}, is no file name; set `file` to one")
 
 
