@@ -105,6 +105,50 @@ def test_a_worked_row_is_cut_at_its_lowest_point() -> None:
     assert filled[0, [0, 1, 2, 3, 5, 6, 7]].tolist() == [1, 1, 1, 1, 2, 2, 2]
 
 
+@given(likelihoods(7, 7), st.sampled_from([0, 0.5]), st.sampled_from([0, 0.3, 0.7, 1]))
+def test_merging_joins_whole_objects_of_the_watershed_and_leaves_background(
+    foreground: NDArray[np.float64], threshold: float, below: float
+) -> None:
+    settings = SegmentSettings(method="watershed", seed_threshold=0.7)
+    parts = segment(foreground, threshold, settings)
+    found = segment(foreground, threshold, settings.model_copy(update={"merge_below": below}))
+    assert ((found > 0) == (parts > 0)).all()
+    assert all(len(np.unique(found[parts == part])) == 1 for part in np.unique(parts))
+    # What is joined touches, also by a corner.
+    for name in range(1, int(found.max()) + 1):
+        assert ndimage.label(found == name, np.ones((3, 3)))[1] == 1
+    if below == 0:
+        assert partition(found) == partition(parts)
+    if below == 1 and foreground.min() > 0:
+        assert len(partition(found)) == ndimage.label(found > 0, np.ones((3, 3)))[1]
+
+
+def test_the_whole_boundary_says_whether_neighbours_are_one_object() -> None:
+    """Two cells with a hole in their wall, and one cell with a faint line across."""
+    foreground = np.full((20, 30), 0.99)
+    foreground[:, 10] = 0.1
+    foreground[8:10, 10] = 0.9
+    foreground[:, 20] = 0.7
+    chosen = {"method": "watershed", "seed_threshold": 0.8}
+    by_threshold = segment(foreground, 0, SegmentSettings(**chosen))
+    assert [by_threshold[0, column] for column in (0, 15, 29)] == [1, 1, 2]
+    chosen |= {"seed_threshold": 0.95, "merge_below": 0.3}
+    merged = segment(foreground, 0, SegmentSettings(**chosen))
+    assert [merged[0, column] for column in (0, 15, 29)] == [1, 2, 2]
+
+
+def test_merging_goes_on_from_the_weakest_boundary_with_the_mean_of_what_was_joined() -> None:
+    """Of three cells in a row the left two are one; their wall to the right is then too high."""
+    foreground = np.full((10, 32), 0.99)
+    foreground[:, 10] = 0.8
+    foreground[:5, 21], foreground[5:, 21] = 0.05, 0.6
+    chosen = {"method": "watershed", "seed_threshold": 0.95}
+    found = segment(foreground, 0, SegmentSettings(**chosen, merge_below=0.3))
+    assert [found[0, column] for column in (0, 15, 31)] == [1, 1, 2]
+    every = segment(foreground, 0, SegmentSettings(**chosen, merge_below=0.5))
+    assert len(np.unique(every)) == 1
+
+
 def test_pixels_at_the_threshold_and_corners_do_not_connect() -> None:
     foreground = np.array([[0.9, 0.5, 0.9], [0.5, 0.9, 0.5]])
     assert segment(foreground, 0.5, SegmentSettings()).tolist() == [[1, 0, 2], [0, 3, 0]]
