@@ -36,11 +36,11 @@ def test_lines_go_to_the_log_with_their_time(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8")[2] == ":"
 
 
-def test_a_log_is_begun_anew(tmp_path: Path) -> None:
+def test_a_log_is_gone_on_with(tmp_path: Path) -> None:
     for text in ("old", "new"):
         with log_to(str(tmp_path / "one.log")):
             log(text)
-    assert lines(tmp_path / "one.log") == ["new"]
+    assert lines(tmp_path / "one.log") == ["old", "new"]
 
 
 def test_after_the_step_the_log_gets_no_more(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,15 +24,18 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from unetflow import training
+from unetflow.augmentation import changed_grey
 from unetflow.inference import Model, array_reader, build, load, logits, sha256, softmax
 from unetflow.intensity import Normalisation, normalisations, write_histograms
 from unetflow.losses import LOSSES
+from unetflow.optimisation import State, optimiser, schedule
 from unetflow.patches import cut_patches, open_source
-from unetflow.sampling import Patches, changed_grey
+from unetflow.sampling import Patches
 from unetflow.settings import (
     ExperimentSettings,
     IntensitySettings,
@@ -40,14 +45,12 @@ from unetflow.settings import (
     WeightsSettings,
 )
 from unetflow.store import NOT_ANNOTATED, add_label, create_array, create_image, write_json
-from unetflow.training import Task, optimiser, schedule, task_digest, train
+from unetflow.training import Task, task_digest, train
 from unetflow.validation import (
     THRESHOLDS,
-    best_threshold,
+    Validation,
     dice_at_thresholds,
-    foreground_histograms,
     read_validation,
-    validate,
 )
 from unetflow.weights import write_weights
 
@@ -56,10 +59,10 @@ torch.set_num_threads(1)
 TILE = 26
 STEPS = 12
 IMAGES = ("a", "b", "v")
-FILES = ("model.safetensors", "history.tsv", "model.json")
+FILES = ("model.safetensors", "last.safetensors", "history.tsv", "model.json")
 
 
-def experiment(**train_settings: Any) -> ExperimentSettings:
+def experiment(dropout: float = 0.5, **train_settings: Any) -> ExperimentSettings:
     """Return the settings of a training of seconds."""
     chosen = {
         "steps": STEPS,
@@ -73,7 +76,7 @@ def experiment(**train_settings: Any) -> ExperimentSettings:
     return ExperimentSettings(
         dataset="any",
         split={"unit": "image", "folds": 3},
-        model={"width": 2, "depth": 1},
+        model={"width": 2, "depth": 1, "dropout": dropout},
         patches={"tile": TILE, "per_image": 2},
         train=chosen,
     )
@@ -221,8 +224,8 @@ def test_batches_read_ahead_equal_batches_read_directly(data: Path, first: int) 
     for step, batch in enumerate(ahead, start=first):
         for found, expected in zip(batch, patches.batch(step, settings), strict=True):
             assert found.dtype == expected.dtype
-            assert found.tobytes() == expected.tobytes()
-    assert [part.dtype for part in ahead[0]] == [np.float32, np.int64, np.float32]
+            assert torch.equal(found, expected)
+    assert [part.dtype for part in ahead[0]] == [torch.float32, torch.int64, torch.float32]
     assert [part.shape for part in ahead[0]] == [(3, 1, 26, 26), (3, 10, 10), (3, 10, 10)]
 
 
@@ -235,9 +238,9 @@ def test_pixels_without_annotation_have_weight_0_and_a_class_that_exists(data: P
         stored = np.asarray(patches.arrays[image][1][index])
         _, classes, weights = patches.batch(step, TrainSettings(orientations=False))
         unknown += np.count_nonzero(stored == NOT_ANNOTATED)
-        assert not weights[0][stored == NOT_ANNOTATED].any()
+        assert not weights[0].numpy()[stored == NOT_ANNOTATED].any()
         assert classes.max() < 2
-        assert (classes[0] == stored)[stored != NOT_ANNOTATED].all()
+        assert (classes[0].numpy() == stored)[stored != NOT_ANNOTATED].all()
     assert unknown
 
 
@@ -253,8 +256,8 @@ def test_pixels_classes_and_weights_are_turned_alike(
         for pixels, classes, weights in zip(*patches.batch(step, settings), strict=True):
             assert (pixels[0] == weights).all()
             assert (classes == weights % 2).all()
-            assert sorted(pixels.ravel()) == sorted(straight.ravel())
-            found[pixels.tobytes()] += 1
+            assert sorted(pixels.ravel().tolist()) == sorted(straight.ravel().tolist())
+            found[tuple(pixels.ravel().tolist())] += 1
     square = extents[-1] == extents[-2]
     assert len(found) == (8 if square else 4)
 
@@ -292,10 +295,17 @@ QUIET = {"gain": 0, "offset": 0}
 
 
 def grey(pixels: NDArray[np.float32], seed: int, **settings: Any) -> NDArray[np.float32]:
-    changed = changed_grey(pixels, TrainSettings(**QUIET | settings), np.random.default_rng(seed))
-    assert changed.dtype == np.float32
-    assert changed.shape == pixels.shape
-    return changed
+    """Grey values of a patch, which is changed alike in a batch of others."""
+    generators = [np.random.default_rng(number) for number in (seed, seed + 1)]
+    batch = torch.from_numpy(np.stack([pixels, pixels[..., ::-1] * 3]))
+    changed = changed_grey(batch, TrainSettings(**QUIET | settings), generators)
+    alone = changed_grey(
+        batch[:1], TrainSettings(**QUIET | settings), [np.random.default_rng(seed)]
+    )
+    assert changed.dtype == torch.float32
+    assert changed.shape == batch.shape
+    assert torch.allclose(changed[0], alone[0], atol=1e-6)
+    return changed[0].numpy()
 
 
 @given(st.integers(0, 2**32))
@@ -375,18 +385,31 @@ def test_the_threshold_maximises_dice_over_all_thresholds(shape: tuple[int, ...]
         for edge in THRESHOLDS[:-1]
     ]
     assert len(set(scores)) > 5
-    tile = (TILE, TILE)
-    assert best_threshold(model, images, tile) == THRESHOLDS[int(np.argmax(scores))]
-    found = dice_at_thresholds(foreground_histograms(model, images, tile))[0]
+    validation = Validation(model, images, (TILE, TILE))
+    assert validation.threshold() == THRESHOLDS[int(np.argmax(scores))]
+    found = dice_at_thresholds(validation.histograms())[0]
     np.testing.assert_allclose(found, scores, atol=0.002)
-    assert 0 < validate(model, images, tile) <= 1
+    assert 0 < validation.dice() <= 1
 
 
 def test_a_validation_image_without_annotation_is_refused(tmp_path: Path) -> None:
     create_image(tmp_path / "image", "yx", (4, 4), np.uint8, {})[...] = 0
     message = re.escape("image: a validation image must be annotated: it has no labels/classes")
     with pytest.raises(ValueError, match=message):
-        read_validation(tmp_path / "image", Normalisation((0.0,), (1.0,)))
+        read_validation({"a": tmp_path / "image"}, {"a": Normalisation((0.0,), (1.0,))})
+
+
+def test_validation_images_without_foreground_are_refused(tmp_path: Path) -> None:
+    same = dict.fromkeys("ab", Normalisation((0.0,), (1.0,)))
+    for name in "ab":
+        create_image(tmp_path / name, "yx", (4, 4), np.uint8, {})[...] = 0
+        classes = np.full((4, 4), NOT_ANNOTATED if name == "b" else 0, np.uint8)
+        add_label(tmp_path / name, "classes", "yx", classes, {})
+    message = r"validation images must show foreground.* got background alone in a, b; annotate"
+    with pytest.raises(ValueError, match=message):
+        read_validation({name: tmp_path / name for name in "ab"}, same)
+    zarr.open_array(tmp_path / "b/labels/classes/0", mode="r+")[0, 0] = 1
+    assert len(read_validation({name: tmp_path / name for name in "ab"}, same)) == 2
 
 
 # -------------------------------------------------------------------------------- training
@@ -430,9 +453,10 @@ def test_the_model_is_the_one_that_validated_best(data: Path, trained: Path) -> 
     normalise = Normalisation(
         tuple(facts["intensity"]["offset"]), tuple(facts["intensity"]["scale"])
     )
-    images = [read_validation(data / "images/v", normalise)]
-    assert validate(model, images, facts["tile"]) == pytest.approx(best["validation_dice"])
-    assert facts["threshold"] == best_threshold(model, images, facts["tile"])
+    images = read_validation({"v": data / "images/v"}, {"v": normalise})
+    validation = Validation(model, images, facts["tile"])
+    assert validation.dice() == pytest.approx(best["validation_dice"])
+    assert facts["threshold"] == validation.threshold()
 
 
 def test_a_training_learns(data: Path, tmp_path: Path) -> None:
@@ -516,6 +540,53 @@ def test_a_schedule_of_the_learning_rate_leaves_the_momentum_as_it_is_set() -> N
         rates.step()
 
 
+def test_without_a_compiler_training_goes_on_and_says_so(
+    data: Path,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CXX", "")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    torch._dynamo.reset()
+    with caplog.at_level("INFO", "unetflow"):
+        train_in(data, tmp_path, compile=True)
+    assert "warning: not compiled, which is slower: " in caplog.text
+    assert_same(trained, tmp_path, *FILES[:3])
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_a_compiled_network_learns_the_same(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    losses = []
+    with caplog.at_level("INFO", "unetflow"):
+        for compile in (False, True):
+            output = tmp_path / str(compile)
+            train_in(data, output, compile=compile, steps=4, dropout=0.0)  # drawn another way
+            losses.append(pd.read_csv(output / "history.tsv", sep="\t")["loss"])
+            load(output, "cpu", "32")
+    assert "not compiled" not in caplog.text
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+def test_on_a_cpu_a_gradient_repeats_exactly(data: Path, trained: Path) -> None:
+    task, settings = task_in(data), TrainSettings(batch=2)
+    _, each = normalisations(task.histograms, ["a", "b"], IntensitySettings())
+    network = build(UNetSettings(width=2, depth=1), 1, 2)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    state = State(fabric, network, settings, steps=1)
+    batch = Patches(task.patches, each, 0).batch(0, settings)
+    assert state.replay_difference(batch) == 0
+    factors = iter((1.0, 1.05))
+    network.down[0][0].weight.register_hook(lambda of: of * next(factors))
+    assert 0 < state.replay_difference(batch) < 0.1
+    facts = json.loads((trained / "model.json").read_text())["training"]
+    assert (facts["device"], facts["precision"], facts["replay_difference"]) == ("cpu", "32", 0)
+
+
 def test_one_step_is_a_training(data: Path, tmp_path: Path) -> None:
     for kind in ("constant", "one_cycle"):
         train_in(data, tmp_path / kind, steps=1, schedule=kind)
@@ -572,14 +643,14 @@ KILL = """
 import os, sys
 from pathlib import Path
 import test_training
-from unetflow import training
-take_step = training.take_step
-def take_step_and_kill(state, batch, settings):
-    loss = take_step(state, batch, settings)
+from unetflow.optimisation import State
+take_step = State.take_step
+def take_step_and_kill(state, batch):
+    loss = take_step(state, batch)
     if state.step == {step}:
         os.kill(os.getpid(), {signal})
     return loss
-training.take_step = take_step_and_kill
+State.take_step = take_step_and_kill
 test_training.train_in(Path({data!r}), Path({output!r}), **{settings!r})
 """
 
@@ -630,7 +701,7 @@ def test_a_training_stopped_before_its_first_checkpoint_starts_again(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "take_step", stop)
+        patch.setattr(State, "take_step", stop)
         with pytest.raises(MemoryError):
             train_in(data, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["tensorboard"]
@@ -640,22 +711,22 @@ def test_a_training_stopped_before_its_first_checkpoint_starts_again(
 def test_a_training_terminated_after_its_last_step_only_writes_the_model(
     data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_step = training.take_step
+    take_step = State.take_step
 
-    def last(state: Any, batch: Any, settings: Any) -> float:
-        loss = take_step(state, batch, settings)
+    def last(state: Any, batch: Any) -> tuple[float, float]:
+        loss = take_step(state, batch)
         if state.step == STEPS - 1:
             signal.raise_signal(signal.SIGTERM)
         return loss
 
-    monkeypatch.setattr(training, "take_step", last)
+    monkeypatch.setattr(State, "take_step", last)
     with pytest.raises(SystemExit, match="143"):
         train_in(data, tmp_path)
 
     def never(*_: Any) -> float:
         raise AssertionError("no step is left")
 
-    monkeypatch.setattr(training, "take_step", never)
+    monkeypatch.setattr(State, "take_step", never)
     assert_same(trained, train_in(data, tmp_path), *FILES)
 
 
@@ -750,7 +821,7 @@ def test_a_checkpoint_at_the_end_of_patience_takes_no_further_step(
     chosen = {"steps": 100, "learning_rate": 1e-30, "patience": 2, "checkpoint_minutes": 1e-9}
     train_in(data, tmp_path / "whole", **chosen)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "write_model", lambda *_: sys.exit(1))
+        patch.setattr(training, "write_facts", lambda *_: sys.exit(1))
         with pytest.raises(SystemExit):
             train_in(data, tmp_path / "stopped", **chosen)
     assert list((tmp_path / "stopped/checkpoints").iterdir())
@@ -779,6 +850,59 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_patches(
     assert not (tmp_path / "model.safetensors").exists()
 
 
+def test_patches_without_foreground_are_an_error(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "patches").mkdir()
+    task = task_in(data)
+    for name, path in task.patches.items():
+        shutil.copytree(path, tmp_path / "patches" / name)
+        group = zarr.open_group(tmp_path / "patches" / name, mode="r+")
+        group.attrs["class_counts"] = [200, *[0] * 254]
+    empty = replace(task, patches={name: tmp_path / "patches" / name for name in task.patches})
+    message = "training patches must show foreground: got background alone in .* 2 images, such as"
+    with pytest.raises(ValueError, match=message):
+        train(empty, experiment(), tmp_path / "out", tmp_path / "checkpoints")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_class_that_no_patch_shows_is_told(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = replace(task_in(data), class_names=["background", "cell", "debris"])
+    with caplog.at_level("INFO", "unetflow"):
+        train(task, experiment(steps=1), tmp_path, tmp_path / "checkpoints")
+    assert "warning: no training patch shows class debris" in caplog.text
+    assert "class cell" not in caplog.text
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("failed")])
+def test_a_full_disk_costs_no_more_than_a_checkpoint(
+    data: Path,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    """The disk fills up after step 3: that checkpoint stays, and training comes to its end."""
+    write = torch.save
+    kept = []
+
+    def save(facts: Any, path: Path) -> None:
+        if facts["step"] > 3:
+            path.write_bytes(b"half")
+            kept.extend(path.parent.iterdir())
+            raise error
+        write(facts, path)
+
+    monkeypatch.setattr(torch, "save", save)
+    with caplog.at_level("INFO", "unetflow"):
+        train_in(data, tmp_path, checkpoint_minutes=1e-9)
+    assert "warning: no checkpoint of step 4, the one before stays" in caplog.text
+    assert {path.suffix for path in kept} == {"", ".partial"}
+    assert_same(trained, tmp_path, *FILES[:3])
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
 def test_a_training_without_patches_is_an_error(data: Path, tmp_path: Path) -> None:
     message = "training must have patches: got none; annotate more images or use fewer folds"
     with pytest.raises(ValueError, match=message):
@@ -792,3 +916,87 @@ def test_a_gpu_that_is_not_there_is_an_error(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device must exist: got gpu, but torch sees none"):
         train_in(data, tmp_path, device="gpu")
+
+
+# -------------------------------------------------------------------------- several processes
+
+DIVIDED = """
+from pathlib import Path
+import test_training
+test_training.train_in(Path({data!r}), Path({output!r}), **{settings!r})
+print("written by", test_training.os.getpid())
+"""
+
+
+def train_divided(
+    data: Path, output: Path, status: int = 0, source: str = DIVIDED, **settings: Any
+) -> str:
+    """Train in processes of their own; what they print."""
+    script = output.with_suffix(".py")
+    script.write_text(source.format(data=str(data), output=str(output), settings=settings))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "dice"])
+def test_two_processes_learn_what_one_learns_from_the_whole_batch(
+    data: Path, tmp_path: Path, loss: str
+) -> None:
+    settings = {"batch": 4, "loss": loss, "noise": 0.1, "steps": 8, "dropout": 0.0}
+    for devices in (1, 2):
+        told = train_divided(data, tmp_path / str(devices), devices=devices, **settings)
+        assert told.count("written by") == 1  # the others left without writing
+    one, two = (pd.read_csv(tmp_path / n / "history.tsv", sep="\t") for n in "12")
+    np.testing.assert_allclose(two, one, rtol=1e-4)
+    alone, together = (load(tmp_path / n, "cpu", "32").network.state_dict() for n in "12")
+    for name in alone:
+        torch.testing.assert_close(together[name], alone[name], rtol=1e-3, atol=1e-5)
+
+
+TERMINATE = """
+import os, signal
+import test_training
+from unetflow.optimisation import State
+take_step = State.take_step
+def terminated(state, batch):
+    if state.step == 6 and state.fabric.global_rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return take_step(state, batch)
+State.take_step = terminated
+"""
+
+
+def test_processes_stop_together_and_go_on_with_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    settings = {"batch": 2, "devices": 2, "steps": 8}
+    train_divided(data, tmp_path / "whole", **settings)
+    stopped = tmp_path / "stopped"
+    train_divided(data, stopped, status=143, source=TERMINATE + DIVIDED, **settings)
+    (checkpoint,) = (stopped / "checkpoints").iterdir()
+    assert torch.load(checkpoint, weights_only=True)["step"] == 7
+    assert not (stopped / "model.safetensors").exists()
+    train_divided(data, stopped, **settings)
+    assert_same(tmp_path / "whole", stopped, *FILES)
+
+
+def test_processes_divide_a_batch_without_overlap(data: Path) -> None:
+    task, settings = task_in(data), TrainSettings(batch=4, noise=0.2, blur=1)
+    _, each = normalisations(task.histograms, ["a", "b"], IntensitySettings())
+    cpu = torch.device("cpu")
+    whole = Patches(task.patches, each, 4).batch(5, settings)
+    parts = [Patches(task.patches, each, 4, cpu, rank, 2).batch(5, settings) for rank in range(2)]
+    for expected, first, second in zip(whole, *parts, strict=True):
+        torch.testing.assert_close(torch.cat([first, second]), expected)
+
+
+def test_a_batch_that_does_not_divide_is_an_error() -> None:
+    with pytest.raises(ValueError, match="multiple of devices: got 3 for 2; set batch to 4"):
+        TrainSettings(batch=3, devices=2)

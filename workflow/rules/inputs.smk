@@ -120,6 +120,12 @@ def fold_models(wildcards):
     )
 
 
+def training_threads(wildcards):
+    """Threads of all processes of a training."""
+    train = EXPERIMENTS[wildcards.experiment].train
+    return train.threads * train.devices
+
+
 def training_settings(wildcards):
     """Sections that a network depends on."""
     experiment = EXPERIMENTS[wildcards.experiment]

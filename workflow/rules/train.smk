@@ -17,6 +17,7 @@ rule train_model:
         folds=fold_models,
     output:
         weights="<results>/experiments/{experiment}/{split}/seed{seed}/model.safetensors",
+        last="<results>/experiments/{experiment}/{split}/seed{seed}/last.safetensors",
         facts="<results>/experiments/{experiment}/{split}/seed{seed}/model.json",
         history=report(
             "<results>/experiments/{experiment}/{split}/seed{seed}/history.tsv",
@@ -30,13 +31,14 @@ rule train_model:
         "<logs>/train/{experiment}/{split}/seed{seed}.log",
     benchmark:
         "<costs>/train/{experiment}/{split}_seed{seed}.tsv"
-    threads: lambda wildcards: EXPERIMENTS[wildcards.experiment].train.threads
+    threads: training_threads
     resources:
         mem_mb=8000,
         runtime=720,
         gpu=lambda wildcards: int(
             EXPERIMENTS[wildcards.experiment].train.device == "gpu"
-        ),
+        )
+        * EXPERIMENTS[wildcards.experiment].train.devices,
     params:
         code=lambda wildcards: code(
             "train_model.py",

@@ -83,6 +83,7 @@ def load(folder: Path, device: str, precision: str) -> Model:
     network = build(settings, facts["channels"], len(facts["class_names"]))
     network.load_state_dict(safetensors.torch.load_file(weights))
     place = choose_device(device)
+    precision = choose_precision(place, precision)
     geometry = geometry_from_json(facts["geometry"])
     return Model(network.to(place).eval(), geometry, place, precision, facts)
 
@@ -93,20 +94,39 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def choose_device(device: str) -> torch.device:
+def choose_device(device: str, count: int = 1) -> torch.device:
     """Device for "cpu", "gpu" or "auto".
 
     Raises
     ------
     ValueError
-        If "gpu" is asked for and there is none.
+        If "gpu" is asked for and there is none, or fewer than `count`.
     """
     if device == "gpu" and not torch.cuda.is_available():
         raise ValueError(
             "device must exist: got gpu, but torch sees none; set device to cpu or auto, "
             "or install a torch build for your GPU"
         )
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if count > torch.cuda.device_count():
+        raise ValueError(
+            f"devices must exist: got {count} GPUs, but torch sees {torch.cuda.device_count()}; "
+            "lower train.devices"
+        )
+    return torch.device("cuda")
+
+
+def choose_precision(device: torch.device, precision: str) -> str:
+    """Precision "32" or "bf16"; for "auto" the one that the device computes fastest in."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = torch.cpu.get_capabilities()
+        native = able.get("avx512_bf16", False) or able.get("amx_bf16", False)
+    return "bf16" if native else "32"
 
 
 def array_reader(image: NDArray[np.float32]) -> Reader:

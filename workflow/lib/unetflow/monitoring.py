@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from unetflow.inference import Model, array_reader, logits, softmax
+from unetflow.inference import array_reader, logits, softmax
 from unetflow.store import NOT_ANNOTATED, remove
+from unetflow.validation import Validation
 
 
 class Events:
@@ -37,21 +37,13 @@ class Events:
         for name, values in network.named_parameters():
             self.writer.add_histogram(name, values.detach(), step)
 
-    def picture(
-        self,
-        step: int,
-        model: Model,
-        pixels: NDArray[np.float32],
-        classes: NDArray[np.uint8],
-        tile: Sequence[int],
-    ) -> None:
-        """Middle of an image beside its truth and its predicted foreground, grey from 0 to 1.
+    def picture(self, step: int, validation: Validation) -> None:
+        """Middle of the first validation image beside its truth and its predicted foreground.
 
-        Parameters
-        ----------
-        pixels, classes : (channel, *spatial) and (*spatial)
-            Of a stack that is predicted plane by plane, the middle plane is taken.
+        Grey from 0 to 1. Of a stack that is predicted plane by plane, the middle plane is taken.
         """
+        model, tile = validation.model, validation.tile
+        pixels, classes = validation.images[0]
         plane = tuple(extent // 2 for extent in classes.shape[: -len(tile)])
         pixels, classes = pixels[:, *plane], classes[plane]
         shape = classes.shape

@@ -59,17 +59,13 @@ model:
   depth: {depth}  # {why_depth}
 
 train:
+  recipe: modern  # adamw, one cycle, bfloat16 where the device has it; paper: sgd
   steps: 2000  # at least 10 passes over the patches
   batch: 2
-  optimiser: adamw
-  learning_rate: 0.002
-  weight_decay: 0.0001
-  schedule: one_cycle
-  precision: bf16  # 32 on processors without bfloat16
 
 predict:
   orientations: 8  # mean over flips and turns: slower, better
-  precision: bf16
+  precision: auto  # bfloat16 where the device has it
 
 segment:
   method: {method}  # {why_method}

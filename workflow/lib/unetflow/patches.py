@@ -20,7 +20,15 @@ from unetflow.geometry import Geometry
 from unetflow.progress import log, track
 from unetflow.resampling import resample
 from unetflow.settings import PatchesSettings, WeightsSettings
-from unetflow.store import Image, create_array, open_image, replacing, require_space, write_text
+from unetflow.store import (
+    NOT_ANNOTATED,
+    Image,
+    create_array,
+    open_image,
+    replacing,
+    require_space,
+    write_text,
+)
 from unetflow.weights import labels_of, sampling_of, target_and_weights
 
 PATCHES_PER_SHARD = 32
@@ -190,14 +198,16 @@ def arrays_of(
 def cut_patches(source: Source, output: Path, settings: PatchesSettings) -> None:
     """Write the patches of one image as a Zarr group of `image`, `classes` and `weights`.
 
-    The group's attributes hold each patch's seed and centre, so that any can be made again. A table
-    beside it, of the same name, says so to people, with the share of each patch that folds.
+    The group's attributes hold each patch's seed and centre, so that any can be made again, and
+    how many pixels of each class they show. A table beside it, of the same name, tells people, with
+    the share of each patch that folds.
     """
     count, arrays = settings.per_image, arrays_of(source, settings)
     need = count * sum(math.prod(extents) * dtype.itemsize for _, _, extents, dtype in arrays)
     output.parent.mkdir(parents=True, exist_ok=True)
     require_space(output.parent, need)
     rows: list[dict[str, Any]] = []
+    class_counts = np.zeros(NOT_ANNOTATED + 1, np.int64)
     with replacing(output) as partial:
         group = zarr.create_group(partial, zarr_format=3)
         shard = min(count, PATCHES_PER_SHARD)
@@ -216,6 +226,7 @@ def cut_patches(source: Source, output: Path, settings: PatchesSettings) -> None
             for number, seed in enumerate(seeds, start):
                 patch = cut_patch(source, settings, seed)
                 rows.append(described(number, source, patch))
+                class_counts += np.bincount(patch.classes.ravel(), minlength=len(class_counts))
                 for part, of_patch in zip(
                     parts, (patch.pixels, patch.classes, patch.weights), strict=True
                 ):
@@ -227,6 +238,7 @@ def cut_patches(source: Source, output: Path, settings: PatchesSettings) -> None
                 "source": source.image.path.name,
                 "seeds": [row["seed"] for row in rows],
                 "centres": [row["centre"] for row in rows],
+                "class_counts": class_counts[:NOT_ANNOTATED].tolist(),
             }
         )
         write_text(

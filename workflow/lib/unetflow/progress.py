@@ -25,10 +25,10 @@ def log_to(path: str) -> Iterator[None]:
     Parameters
     ----------
     path : str
-        The log, overwritten.
+        The log, gone on with: a step of several processes has one.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler = logging.FileHandler(path, mode="a", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -44,6 +44,11 @@ def log_to(path: str) -> Iterator[None]:
         handler.close()
 
 
+def silence() -> None:
+    """Leave progress to another process; errors are still told."""
+    logger.setLevel(logging.ERROR)
+
+
 def log(message: str) -> None:
     """Write a line to the log."""
     logger.info(message)
@@ -55,8 +60,9 @@ class Bar:
     def __init__(self, description: str, total: int, done: int = 0) -> None:
         self.description, self.total, self.done = description, total, done
         self.started, self.last_line, self.first = time.monotonic(), time.monotonic(), done
-        # `disable=None` shows the bar on terminals alone.
-        self.bar = tqdm(total=total, initial=done, desc=description, disable=None, leave=False)
+        # None shows the bar on terminals alone.
+        disable = None if logger.isEnabledFor(logging.INFO) else True
+        self.bar = tqdm(total=total, initial=done, desc=description, disable=disable, leave=False)
 
     def step(self, **figures: float) -> None:
         """Count one step."""

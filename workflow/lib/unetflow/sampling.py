@@ -1,4 +1,4 @@
-"""The data path of training: cached patches to augmented batches, read ahead by a thread."""
+"""The data path of training: cached patches to augmented batches on the device, read ahead."""
 
 from __future__ import annotations
 
@@ -9,24 +9,43 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import zarr
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from torch import Tensor
 
+from unetflow.augmentation import changed_grey, oriented
 from unetflow.intensity import Normalisation
 from unetflow.settings import TrainSettings
 from unetflow.store import NOT_ANNOTATED
 
-BATCHES_AHEAD = 4
+READERS = 4
+BATCHES_AHEAD = 2 * READERS
 
-Batch = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Pixels float32 (N, C, ...), classes int64 (N, ...) and weights float32 (N, ...)."""
 
 
 class Patches:
-    """The patches of several caches, read on demand, in an order that depends on the seed alone."""
+    """The patches of several caches, read on demand, in an order that depends on the seed alone.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where batches are augmented and handed over.
+    rank, ranks : int
+        Of several processes that divide each batch, this one takes a part, and the whole is what
+        one process would have taken.
+    """
 
     def __init__(
-        self, paths: Mapping[str, Path], normalise: Mapping[str, Normalisation], seed: int
+        self,
+        paths: Mapping[str, Path],
+        normalise: Mapping[str, Normalisation],
+        seed: int,
+        device: torch.device = torch.device("cpu"),  # noqa: B008  (a value, never changed)
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.normalise = [normalise[name] for name in paths]
         self.arrays: list[tuple[zarr.Array[Any], ...]] = [
@@ -35,10 +54,17 @@ class Patches:
             )
             for path in paths.values()
         ]
-        self.names = list(paths)
+        self.names, self.paths = list(paths), list(paths.values())
         counts = [pixels.shape[0] for pixels, _, _ in self.arrays]
         self.items = [(i, k) for i, count in enumerate(counts) for k in range(count)]
-        self.seed = seed
+        self.seed, self.device, self.rank, self.ranks = seed, device, rank, ranks
+
+    @property
+    def class_counts(self) -> NDArray[np.int64]:
+        """Pixels of each class, from 0 to 254, that the patches show."""
+        counts = [zarr.open_group(path, mode="r").attrs["class_counts"] for path in self.paths]
+        total: NDArray[np.int64] = np.array(counts, np.int64).sum(axis=0)
+        return total
 
     def position(self, number: int) -> tuple[int, int]:
         """Image and patch that stand at a place in the endless shuffled sequence."""
@@ -52,37 +78,38 @@ class Patches:
         return ", ".join(f"{self.names[image]} {patch}" for image, patch in places)
 
     def batch(self, step: int, settings: TrainSettings) -> Batch:
-        """Pixels (N, C, ...), classes (N, ...) and weights (N, ...) of a step, augmented."""
-        generator = np.random.default_rng([self.seed, 3, step])
-        first = step * settings.batch
-        drawn = [
-            self.patch(number, settings, generator)
-            for number in range(first, first + settings.batch)
-        ]
-        pixels, classes, weights = zip(*drawn, strict=True)
-        return np.stack(pixels), np.stack(classes), np.stack(weights)
+        """What this process takes of a step, normalised and augmented, on the device."""
+        share = settings.batch // self.ranks
+        first = step * settings.batch + self.rank * share
+        numbers = range(first, first + share)
+        places = [self.position(number) for number in numbers]
+        raw, classes, weights = (
+            self.moved(np.stack([self.arrays[image][part][index] for image, index in places]))
+            for part in range(3)
+        )
+        offset, scale = (
+            self.moved(np.array([getattr(self.normalise[image], name) for image, _ in places]))
+            .float()
+            .reshape(raw.shape[:2] + (1,) * (raw.ndim - 2))
+            for name in ("offset", "scale")
+        )
+        generators = [np.random.default_rng([self.seed, 3, number]) for number in numbers]
+        pixels = changed_grey((raw.float() - offset) / scale, settings, generators)
+        unknown = classes == NOT_ANNOTATED
+        parts = pixels, classes.masked_fill(unknown, 0), weights.masked_fill(unknown, 0)
+        pixels, classes, weights = oriented(parts, settings, generators)
+        return pixels, classes.long(), weights
 
-    def patch(self, number: int, settings: TrainSettings, generator: np.random.Generator) -> Batch:
-        """One patch with its orientation and grey values changed."""
-        image, index = self.position(number)
-        raw, classes, weights = (np.asarray(array[index]) for array in self.arrays[image])
-        pixels = self.normalise[image].apply(raw)
-        weights = np.where(classes == NOT_ANNOTATED, 0, weights)
-        classes = np.where(classes == NOT_ANNOTATED, 0, classes)
-        turns, mirror = int(generator.integers(4)), bool(generator.integers(2))
-        if raw.shape[-2] != raw.shape[-1]:
-            turns = turns // 2 * 2  # a quarter turn would change the shape
-        pixels = changed_grey(pixels, settings, generator)
-        if settings.orientations:
-            pixels, classes, weights = (
-                np.rot90(part, turns, axes=(-2, -1))[..., :: -1 if mirror else 1]
-                for part in (pixels, classes, weights)
-            )
-        return pixels, classes.astype(np.int64), weights
+    def moved(self, values: NDArray[Any]) -> Tensor:
+        """Values on the device; a GPU fetches them from pinned memory while it computes."""
+        tensor = torch.from_numpy(values)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor
 
     def ahead(self, first: int, settings: TrainSettings, stop: int) -> Iterator[Batch]:
-        """Batches of steps `first..stop-1`, read by a thread while the network computes."""
-        with ThreadPoolExecutor(1) as pool:
+        """Batches of steps `first..stop-1`, read by threads while the network computes."""
+        with ThreadPoolExecutor(READERS) as pool:
             waiting: deque[Future[Batch]] = deque()
             for step in range(first, stop):
                 waiting.append(pool.submit(self.batch, step, settings))
@@ -90,29 +117,3 @@ class Patches:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-
-
-def changed_grey(
-    pixels: NDArray[np.float32], settings: TrainSettings, generator: np.random.Generator
-) -> NDArray[np.float32]:
-    """Normalised pixels (channel, *spatial) with other grey values: blurred, bent, scaled, noisy.
-
-    In the order of the microscope: optics before the detector's curve, its noise last.
-    """
-    gain = generator.uniform(1 - settings.gain, 1 + settings.gain)
-    offset = generator.uniform(-settings.offset, settings.offset)
-    if settings.blur > 0:
-        width = generator.uniform(0, settings.blur)
-        axes = tuple(range(1, pixels.ndim))
-        pixels = gaussian_filter(pixels, width, mode="mirror", axes=axes)
-    if settings.gamma > 0:
-        limit = np.log1p(settings.gamma)
-        low, high = pixels.min(), pixels.max()
-        # Rounding may lead below the lowest value, of which there is no power.
-        share = np.clip((pixels - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
-        pixels = low + (high - low) * share ** np.exp(generator.uniform(-limit, limit))
-    pixels = (pixels * gain + offset).astype(np.float32)
-    if settings.noise > 0:
-        deviation = generator.uniform(0, settings.noise)
-        pixels += generator.normal(0, deviation, pixels.shape)
-    return pixels

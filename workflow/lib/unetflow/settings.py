@@ -11,6 +11,8 @@ from unetflow.geometry import Geometry, unet_geometry
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["32", "bf16", "auto"]
+PRECISION = "of the convolutions; auto: bf16 where the device computes in it, else 32"
 
 
 def _once(numbers: tuple[int, ...]) -> tuple[int, ...]:
@@ -311,9 +313,28 @@ class UNetSettings(Settings):
         return unet_geometry(self.depth, self.dimensions)
 
 
+RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "modern": {
+        "batch": 4,
+        "optimiser": "adamw",
+        "learning_rate": 2e-3,
+        "weight_decay": 1e-4,
+        "schedule": "one_cycle",
+        "precision": "auto",
+    },
+}
+"""Values of the settings of training that a recipe differs in from their defaults."""
+
+
 class TrainSettings(Settings):
     """The optimisation, bounded by steps and never by time, so that load changes no result."""
 
+    recipe: Literal["paper", "modern"] = setting(
+        "paper",
+        "what settings are that are not given; paper: the defaults below, the U-Net of 2015; "
+        f"modern: {', '.join(f'{key} {value}' for key, value in RECIPES['modern'].items())}",
+    )
     steps: int = setting(3000, "optimiser steps of a fold", ge=1)
     batch: int = setting(1, "patches a step", ge=1)
     optimiser: Literal["sgd", "adam", "adamw"] = setting("sgd", "the paper: sgd")
@@ -351,11 +372,21 @@ class TrainSettings(Settings):
         None, "stop after so many validations without a better one; null: take all steps", ge=1
     )
     checkpoint_minutes: float = setting(5.0, "between resume points", "minutes", gt=0)
-    precision: Literal["32", "bf16"] = setting("32", "of the convolutions")
+    precision: Precision = setting("32", PRECISION)
+    compile: bool = setting(
+        False,
+        "compile the network before training, which takes a minute or so; where there is no "
+        "compiler the log says so and training goes on without",
+    )
     device: Literal["cpu", "gpu", "auto"] = setting(
         "auto", "gpu without one is an error; auto logs its choice"
     )
-    threads: int = setting(2, "CPU threads, part of what makes the same bytes", ge=1)
+    devices: int = setting(
+        1, "processes of one job that divide each batch, each with a GPU of its own if any", ge=1
+    )
+    threads: int = setting(
+        2, "CPU threads of each process, part of what makes the same bytes", ge=1
+    )
     seeds: Distinct = setting((0,), "one training each", min_length=1)
     start_from: str | None = setting(
         None,
@@ -365,6 +396,21 @@ class TrainSettings(Settings):
     freeze_encoder: bool = setting(
         False, "leave the contracting path as start_from has it; for very few images"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe_fills_in(cls, given: Any) -> Any:
+        recipe = given.get("recipe") if isinstance(given, dict) else None
+        return RECIPES[recipe] | given if isinstance(recipe, str) and recipe in RECIPES else given
+
+    @model_validator(mode="after")
+    def _batch_divides_among_devices(self) -> Self:
+        if self.batch % self.devices:
+            raise ValueError(
+                f"batch must be a multiple of devices: got {self.batch} for {self.devices}; "
+                f"set batch to {-(-self.batch // self.devices) * self.devices}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _frozen_comes_from_somewhere(self) -> Self:
@@ -385,7 +431,7 @@ class PredictSettings(Settings):
         1, "average over turns by 90° (4), and flips (8), of each plane"
     )
     dtype: Literal["float16", "float32"] = setting("float16", "of the stored probabilities")
-    precision: Literal["32", "bf16"] = setting("32", "of the convolutions")
+    precision: Precision = setting("32", PRECISION)
     device: Literal["cpu", "gpu", "auto"] = setting(
         "auto", "gpu without one is an error; auto logs its choice"
     )
@@ -404,6 +450,11 @@ class SegmentSettings(Settings):
         "auto", "of the foreground probability; auto: the best Dice on the validation images"
     )
     seed_threshold: Fraction = setting(0.8, "of watershed's seeds")
+    merge_below: Fraction | None = setting(
+        None,
+        "after watershed, neighbours are joined, weakest boundary first, while the mean background "
+        "probability along their boundary is below this; null: none are",
+    )
     minimum_size: int = setting(0, "smaller objects are dropped", "pixels", ge=0)
 
 

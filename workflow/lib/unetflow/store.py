@@ -42,8 +42,9 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         remove(partial)
         raise
-    remove(path)
-    partial.rename(path)
+    if path.is_dir() or partial.is_dir():
+        remove(path)
+    partial.replace(path)  # a file is at any time the old one or the new one
 
 
 def remove(path: Path) -> None:

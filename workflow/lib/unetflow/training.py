@@ -8,7 +8,6 @@ References
 from __future__ import annotations
 
 import hashlib
-import math
 import signal
 import sys
 import time
@@ -24,21 +23,22 @@ import pandas as pd
 import safetensors.torch
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from torch import Tensor
 
 from unetflow.geometry import geometry_to_json
-from unetflow.inference import Model, build, choose_device, load, sha256
+from unetflow.inference import Model, build, choose_device, choose_precision, sha256
 from unetflow.intensity import Normalisation, normalisations
-from unetflow.losses import LOSSES
 from unetflow.monitoring import Events
-from unetflow.progress import Bar, Waiting, log
+from unetflow.optimisation import State
+from unetflow.progress import Bar, Waiting, log, silence
 from unetflow.provenance import code_digest
-from unetflow.sampling import Batch, Patches
+from unetflow.sampling import Patches
 from unetflow.settings import ExperimentSettings, TrainSettings
 from unetflow.store import read_json, remove, replacing, write_json, write_text
-from unetflow.validation import Annotated, best_threshold, read_validation, validate
+from unetflow.transfer import take_over
+from unetflow.validation import Validation, read_validation
 
-ACCELERATORS = {"cpu": "cpu", "gpu": "cuda", "auto": "auto"}
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
 TERMINATED = 128 + signal.SIGTERM
 
@@ -92,44 +92,21 @@ def task_of(
     )
 
 
-def optimiser(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Return the optimiser that the settings name."""
-    rate, decay = settings.learning_rate, settings.weight_decay
-    learning = [values for values in network.parameters() if values.requires_grad]
-    if settings.optimiser == "sgd":
-        return torch.optim.SGD(learning, rate, momentum=settings.momentum, weight_decay=decay)
-    kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
-    return kind(learning, rate, weight_decay=decay)
-
-
-def schedule(optimiser: torch.optim.Optimizer, settings: TrainSettings, steps: int) -> Any:
-    """Return the learning-rate schedule that the settings name."""
-    if settings.schedule == "one_cycle":
-        # Adam's first beta follows the cycle; momentum is a setting and stays.
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimiser,
-            settings.learning_rate,
-            total_steps=steps,
-            cycle_momentum=settings.optimiser != "sgd",
-        )
-    if settings.schedule == "staircase":
-        return torch.optim.lr_scheduler.StepLR(
-            optimiser, settings.staircase_steps, settings.staircase_factor
-        )
-    return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
-
-
 def train(task: Task, experiment: ExperimentSettings, output: Path, checkpoints: Path) -> None:
-    """Train one network and write `model.safetensors`, `model.json` and `history.tsv` to a folder.
+    """Train one network and write it to a folder, complete for prediction.
 
     Killed at any time and called again, it goes on from the checkpoint and ends with the same
     bytes: the order of patches, their augmentation and the dropout of a step depend on the seed and
     the number of the step alone.
 
+    With several devices the calling script is run again for each further one; those copies leave
+    their process here, having written nothing.
+
     Parameters
     ----------
     output : Path
-        Folder of the three files.
+        Folder of `model.safetensors` (the weights that validated best), `last.safetensors` (those
+        of the last step), `model.json` and `history.tsv`.
     checkpoints : Path
         Folder where the state is kept meanwhile, by the name of a digest of all that it depends on.
 
@@ -138,79 +115,92 @@ def train(task: Task, experiment: ExperimentSettings, output: Path, checkpoints:
     ValueError
         If there is nothing to learn from, or the loss is no longer finite.
     """
-    settings = experiment.train
+    settings, seed = experiment.train, experiment.train.seeds[0]
     if not task.patches:
         raise ValueError(
             "training must have patches: got none; annotate more images or use fewer folds"
         )
-    torch.set_num_threads(settings.threads)
-    seed = settings.seeds[0]
-    torch.manual_seed(seed)
-    choose_device(settings.device)  # refuses a GPU that is not there in one line
-    fabric = Fabric(
-        accelerator=ACCELERATORS[settings.device],
-        devices=1,
-        precision=PRECISIONS[settings.precision],
-    )
+    fabric, precision = launched(settings)
     pooled, each = normalisations(task.histograms, list(task.patches), experiment.intensity)
-    patches = Patches(task.patches, each, seed)
-    log(f"device {fabric.device}, {settings.threads} threads, {len(patches.items)} patches")
-    steps, threshold = settings.steps, None
-    if task.folds:
-        facts = [read_json(path) for path in task.folds]
-        steps = max(1, int(median(fact["training"]["best_step"] for fact in facts)))
-        threshold = float(np.mean([fact["threshold"] for fact in facts]))
+    ranks = fabric.global_rank, fabric.world_size
+    patches = Patches(task.patches, each, seed, fabric.device, *ranks)
+    log(
+        f"device {fabric.device}, {precision}, {fabric.world_size} process(es) of "
+        f"{settings.threads} threads, {len(patches.items)} patches"
+    )
+    check_classes(patches, task.class_names)
+    steps, threshold = after_folds(task, settings.steps)
+    torch.manual_seed(seed)
     network = build(experiment.model, len(pooled.scale), len(task.class_names))
     if task.start is not None:
-        take_over(network, task, experiment)
-    state = State(fabric, network, settings, steps)
+        images, dataset = list(task.patches), str(experiment.dataset)
+        take_over(network, task.start, images, dataset, settings.freeze_encoder)
+    example = patches.batch(0, settings)[0] if settings.compile else None
+    state = State(fabric, network, settings, steps, example)
     checkpoint = checkpoints / task_digest(task, experiment)
     state.resume(checkpoint)
-    images = [read_validation(path, each[name]) for name, path in task.validation.items()]
-    run(state, patches, images, experiment, checkpoint, Events(output / "tensorboard", state.step))
-    if images:
+    validation = Validation(
+        Model(network, experiment.model.geometry, fabric.device, precision, {}),
+        read_validation(task.validation, each),
+        experiment.per_axis(experiment.predict.tile),
+    )
+    replay = 0.0
+    if fabric.device.type == "cuda":
+        replay = state.replay_difference(patches.batch(0, settings))
+        log(f"two gradients of one batch differ by {replay:.1e} of their norm")
+    run(state, patches, validation, checkpoint, output)
+    if not fabric.is_global_zero:
+        sys.exit()
+    write_weights(output / "last.safetensors", network.state_dict())
+    if state.best:
         network.load_state_dict(state.best)
-        tile = experiment.per_axis(experiment.predict.tile)
-        threshold = best_threshold(state.model(experiment), images, tile)
-    write_model(output, state, task, experiment, pooled, threshold)
+        threshold = validation.threshold()
+    write_weights(output / "model.safetensors", network.state_dict())
+    how = {"device": fabric.device.type, "precision": precision, "replay_difference": replay}
+    write_facts(output, state, how, task, experiment, pooled, threshold)
     remove(checkpoint)
 
 
-def take_over(network: nn.Module, task: Task, experiment: ExperimentSettings) -> None:
-    """Give a network the weights of another; its last layer only where the classes are as many.
+def launched(settings: TrainSettings) -> tuple[Fabric, str]:
+    """Return the devices that the settings name, a process for each, and the precision."""
+    device = choose_device(settings.device, settings.devices)
+    precision = choose_precision(device, settings.precision)
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=settings.devices,
+        strategy="ddp" if settings.devices > 1 else "auto",
+        precision=PRECISIONS[precision],
+        # One job starts its processes itself, whatever scheduler has started the job.
+        plugins=LightningEnvironment(),
+    )
+    fabric.launch()
+    if not fabric.is_global_zero:
+        silence()
+    torch.set_num_threads(settings.threads)
+    return fabric, precision
 
-    Raises
-    ------
-    ValueError
-        If the other is another network, or has learned from images that this training holds out.
-    """
-    start = task.start
-    assert start is not None
-    model = load(start, "cpu", "32")
-    seen = set(model.facts["training"]["images"]) - set(task.patches)
-    if seen and model.facts.get("dataset") == experiment.dataset:
+
+def check_classes(patches: Patches, class_names: Sequence[str]) -> None:
+    """Refuse patches without foreground; tell of classes that none of them shows."""
+    counts = patches.class_counts
+    if not counts[1 : len(class_names)].any():
         raise ValueError(
-            f"{start}: train.start_from must not know what a fold holds out: it has learned from "
-            f"{len(seen)} of its images, such as {min(seen)}; start from a model of other images"
+            f"training patches must show foreground: got background alone in the patches of "
+            f"{len(patches.names)} images, such as {patches.names[0]}; annotate objects in them, "
+            "raise patches.per_image, or use fewer folds"
         )
-    other = model.network.state_dict()
-    mine = network.state_dict()
-    last = [name for name in mine if name.startswith("classify.")]
-    different = [
-        name
-        for name in {*mine, *other} - {*last}
-        if name not in mine or name not in other or mine[name].shape != other[name].shape
-    ]
-    if different:
-        raise ValueError(
-            f"{start}: train.start_from must be the same network: {len(different)} layers differ, "
-            f"such as {min(different)}; set model as its model.json says, and take as many channels"
-        )
-    new = [name for name in last if mine[name].shape != other[name].shape]
-    network.load_state_dict({**other, **{name: mine[name] for name in new}})
-    log(f"starts from {start}" + ("; the last layer is new" if new else ""))
-    if experiment.train.freeze_encoder:
-        network.encoder.requires_grad_(False)
+    for name, count in zip(class_names, counts, strict=False):
+        if not count:
+            log(f"warning: no training patch shows class {name}: it cannot be learned from them")
+
+
+def after_folds(task: Task, steps: int) -> tuple[int, float | None]:
+    """Return the steps and the threshold of a training: of the final one, what the folds found."""
+    if not task.folds:
+        return steps, None
+    facts = [read_json(path) for path in task.folds]
+    best = median(fact["training"]["best_step"] for fact in facts)
+    return max(1, int(best)), float(np.mean([fact["threshold"] for fact in facts]))
 
 
 def task_digest(task: Task, experiment: ExperimentSettings) -> str:
@@ -229,86 +219,22 @@ def task_digest(task: Task, experiment: ExperimentSettings) -> str:
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
-class State:
-    """All that a training is at one step; what a checkpoint holds."""
-
-    def __init__(
-        self, fabric: Fabric, network: nn.Module, settings: TrainSettings, steps: int
-    ) -> None:
-        self.fabric, self.network, self.steps = fabric, network, steps
-        self.wrapped, self.optimiser = fabric.setup(network, optimiser(network, settings))
-        self.schedule = schedule(self.optimiser, settings, steps)
-        self.step = 0
-        self.history: list[dict[str, float]] = []
-        self.best_score, self.best_step = -1.0, 0
-        self.best: dict[str, Tensor] = {}
-
-    def keep_best(self, score: float) -> None:
-        """Remember the network if it validates better than any before."""
-        if score > self.best_score:
-            self.best_score, self.best_step = score, self.step
-            self.best = {
-                key: value.detach().clone() for key, value in self.network.state_dict().items()
-            }
-
-    def exhausted(self, settings: TrainSettings) -> bool:
-        """Whether the last `patience` validations were no better than one before them."""
-        if settings.patience is None or not self.best:
-            return False
-        return self.step - self.best_step >= settings.patience * settings.validate_every
-
-    def save(self, path: Path) -> None:
-        """Write a checkpoint that is complete or the previous one."""
-        with replacing(path) as partial:
-            parts = {
-                name: getattr(self, name).state_dict()
-                for name in ("network", "optimiser", "schedule")
-            }
-            values = {
-                name: getattr(self, name)
-                for name in ("step", "history", "best_score", "best_step", "best")
-            }
-            torch.save(parts | values, partial)
-
-    def model(self, experiment: ExperimentSettings) -> Model:
-        """Return the network as it is now, for inference."""
-        network, precision = self.network.eval(), experiment.train.precision
-        return Model(network, experiment.model.geometry, self.fabric.device, precision, {})
-
-    def resume(self, path: Path) -> None:
-        """Take up a checkpoint, where there is one."""
-        if not path.is_file():
-            return
-        saved = torch.load(path, weights_only=True, map_location=self.fabric.device)
-        for name in ("network", "optimiser", "schedule"):
-            getattr(self, name).load_state_dict(saved[name])
-        for name in ("step", "history", "best_score", "best_step", "best"):
-            setattr(self, name, saved[name])
-        log(f"resumed at step {self.step}")
-
-
 def run(
-    state: State,
-    patches: Patches,
-    validation: Sequence[Annotated],
-    experiment: ExperimentSettings,
-    checkpoint: Path,
-    events: Events,
+    state: State, patches: Patches, validation: Validation, checkpoint: Path, output: Path
 ) -> None:
     """Take the optimiser's steps that are left."""
-    settings, steps = experiment.train, state.steps
-    tile = experiment.per_axis(experiment.predict.tile)
-    terminated = Terminated()
-    bar, saved = Bar("training", steps, state.step), time.monotonic()
+    settings, steps = state.settings, state.steps
+    events = Events(output / "tensorboard", state.step) if state.fabric.is_global_zero else None
+    terminated, saved = Terminated(), time.monotonic()
+    bar = Bar("training", steps, state.step)
     # A checkpoint may be that of the step at which patience ended.
-    first = steps if state.exhausted(settings) else state.step
-    batches = Waiting(patches.ahead(first, settings, steps))
+    batches = Waiting(patches.ahead(steps if state.exhausted else state.step, settings, steps))
     state.network.train()
     for batch in batches:
         # A seed per step makes dropout repeat after a resume without any stored random state.
-        torch.manual_seed(patches.seed * 1_000_003 + state.step)
+        torch.manual_seed((patches.seed * 1_000_003 + state.step) * patches.ranks + patches.rank)
         rate = state.schedule.get_last_lr()[0]
-        loss, norm = take_step(state, batch, settings)
+        loss, norm = state.take_step(batch)
         if not np.isfinite([loss, norm]).all():
             raise ValueError(
                 f"loss must stay finite: got {loss}, gradient {norm} at step {state.step} of seed "
@@ -317,30 +243,67 @@ def run(
             )
         state.step += 1
         row = {"step": state.step, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
-        if validation and (state.step % settings.validate_every == 0 or state.step == steps):
-            model = state.model(experiment)
-            row["validation_dice"] = validate(model, validation, tile)
-            state.keep_best(row["validation_dice"])
-            events.picture(state.step, model, *validation[0], tile)
-            events.weights(state.step, state.network)
-            state.network.train()
+        if validation.images and (state.step % settings.validate_every == 0 or state.step == steps):
+            row["validation_dice"] = validated(state, validation, events)
         state.history.append(row)
-        events.figures(state.step, row)
+        if events:
+            events.figures(state.step, row)
         bar.step(loss=loss)
-        if terminated.now or time.monotonic() - saved > 60 * settings.checkpoint_minutes:
-            state.save(checkpoint)
+        stop = anywhere(state.fabric, terminated.now)
+        if stop or time.monotonic() - saved > 60 * settings.checkpoint_minutes:
+            save(state, checkpoint)
             saved = time.monotonic()
-        if terminated.now:
-            log(f"terminated; saved step {state.step} to {checkpoint}")
-            events.close()
-            sys.exit(TERMINATED)
-        if state.exhausted(settings):
+        if stop:
+            leave(state, events)
+        if state.exhausted:
             log(f"no better validation since step {state.best_step}: stopped at {state.step}")
             break
     log(f"waited for data {batches.share:.1%} of the time")
     bar.close()
-    events.close()
+    if events:
+        events.close()
     terminated.restore()
+
+
+def validated(state: State, validation: Validation, events: Events | None) -> float:
+    """Score the network, by the first process for all, and remember it if it is the best."""
+    score = validation.dice() if state.fabric.is_global_zero else 0.0
+    score = state.fabric.broadcast(score)
+    state.keep_best(score)
+    if events:
+        events.picture(state.step, validation)
+        events.weights(state.step, state.network)
+    state.network.train()
+    return score
+
+
+def anywhere(fabric: Fabric, here: bool) -> bool:
+    """Whether something holds in any of the processes."""
+    if fabric.world_size == 1:
+        return here
+    holds = torch.tensor(float(here), device=fabric.device)
+    fabric.all_reduce(holds, reduce_op="sum")  # in place
+    return bool(holds)
+
+
+def save(state: State, checkpoint: Path) -> None:
+    """Write a checkpoint; training goes on without where that fails, as on a full disk."""
+    if not state.fabric.is_global_zero:
+        return
+    try:
+        state.save(checkpoint)
+    except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
+        reason = str(error).splitlines()[0]
+        log(f"warning: no checkpoint of step {state.step}, the one before stays: {reason}")
+
+
+def leave(state: State, events: Events | None) -> None:
+    """End the process after SIGTERM with the status that says so, the first process last."""
+    log(f"terminated at step {state.step}; the same command goes on from its checkpoint")
+    state.fabric.barrier()
+    if events:
+        events.close()
+    sys.exit(TERMINATED if state.fabric.is_global_zero else 0)
 
 
 class Terminated:
@@ -359,37 +322,23 @@ class Terminated:
         self.now = True
 
 
-def take_step(state: State, batch: Batch, settings: TrainSettings) -> tuple[float, float]:
-    """Take one step of the optimiser; return its loss and the norm of its gradient."""
-    pixels, classes, weights = (torch.from_numpy(part).to(state.fabric.device) for part in batch)
-    if pixels.ndim == 4:
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-    loss = LOSSES[settings.loss](state.wrapped(pixels), classes, weights)
-    state.optimiser.zero_grad()
-    state.fabric.backward(loss)
-    largest = math.inf if settings.gradient_clip is None else settings.gradient_clip
-    norm = nn.utils.clip_grad_norm_(state.network.parameters(), largest)
-    if norm.isfinite():  # else the weights stay as they are, for whoever wants to look
-        state.optimiser.step()
-        state.schedule.step()
-    return loss.item(), norm.item()
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write the tensors of a network, without pickle."""
+    with replacing(path) as partial:
+        tensors = {key: value.contiguous().cpu() for key, value in weights.items()}
+        safetensors.torch.save_file(tensors, partial)
 
 
-def write_model(
+def write_facts(
     output: Path,
     state: State,
+    how: Mapping[str, Any],
     task: Task,
     experiment: ExperimentSettings,
     pooled: Normalisation,
     threshold: float | None,
 ) -> None:
-    """Write all that prediction needs, the facts last."""
-    weights = output / "model.safetensors"
-    with replacing(weights) as partial:
-        tensors = {
-            key: value.contiguous().cpu() for key, value in state.network.state_dict().items()
-        }
-        safetensors.torch.save_file(tensors, partial)
+    """Write the history, and last all that prediction needs beside the weights."""
     history = pd.DataFrame(state.history)
     write_text(output / "history.tsv", str(history.to_csv(sep="\t", index=False)))
     write_json(
@@ -404,12 +353,13 @@ def write_model(
             "intensity": {**experiment.intensity.model_dump(mode="json"), **asdict(pooled)},
             "tile": list(experiment.per_axis(experiment.predict.tile)),
             "threshold": threshold,
-            "weights_sha256": sha256(weights),
+            "weights_sha256": sha256(output / "model.safetensors"),
             "training": {
                 "steps": state.step,
                 "best_step": state.best_step or state.step,
                 "validation_dice": state.best_score if state.best else None,
                 "seed": experiment.train.seeds[0],
+                **how,
                 "images": list(task.patches),
                 "settings": experiment.train.model_dump(mode="json"),
             },

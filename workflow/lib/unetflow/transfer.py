@@ -1,0 +1,57 @@
+"""Fine-tuning: a training that goes on from an existing model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from unetflow.inference import load
+from unetflow.progress import log
+
+
+def take_over(
+    network: nn.Module, start: Path, images: Sequence[str], dataset: str, freeze_encoder: bool
+) -> None:
+    """Give a network the weights of another; its last layer only where the classes are as many.
+
+    Parameters
+    ----------
+    start : Path
+        Folder of the other's `model.json` and `model.safetensors`.
+    images : sequence of str
+        What the network is about to learn from, of a dataset.
+    freeze_encoder : bool
+        Leave the contracting path as it is from now on.
+
+    Raises
+    ------
+    ValueError
+        If the other is another network, or has learned from images that this training holds out.
+    """
+    model = load(start, "cpu", "32")
+    seen = set(model.facts["training"]["images"]) - set(images)
+    if seen and model.facts.get("dataset") == dataset:
+        raise ValueError(
+            f"{start}: train.start_from must not know what a fold holds out: it has learned from "
+            f"{len(seen)} of its images, such as {min(seen)}; start from a model of other images"
+        )
+    other = model.network.state_dict()
+    mine = network.state_dict()
+    last = [name for name in mine if name.startswith("classify.")]
+    different = [
+        name
+        for name in {*mine, *other} - {*last}
+        if name not in mine or name not in other or mine[name].shape != other[name].shape
+    ]
+    if different:
+        raise ValueError(
+            f"{start}: train.start_from must be the same network: {len(different)} layers differ, "
+            f"such as {min(different)}; set model as its model.json says, and take as many channels"
+        )
+    new = [name for name in last if mine[name].shape != other[name].shape]
+    network.load_state_dict({**other, **{name: mine[name] for name in new}})
+    log(f"starts from {start}" + ("; the last layer is new" if new else ""))
+    if freeze_encoder:
+        network.encoder.requires_grad_(False)
