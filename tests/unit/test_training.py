@@ -117,6 +117,7 @@ def task_in(root: Path) -> Task:
         histograms={name: root / "intensity" / f"{name}.json" for name in IMAGES},
         folds=[],
         class_names=["background", "cell"],
+        plan={"reasons": {"model.width": "for a test"}},
     )
 
 
@@ -698,11 +699,11 @@ def test_a_training_stopped_before_its_first_checkpoint_starts_again(
     data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: Any) -> float:
-        raise MemoryError
+        raise OSError
 
     with monkeypatch.context() as patch:
         patch.setattr(State, "take_step", stop)
-        with pytest.raises(MemoryError):
+        with pytest.raises(OSError):  # noqa: PT011
             train_in(data, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["tensorboard"]
     assert_same(trained, train_in(data, tmp_path), *FILES)
@@ -848,6 +849,33 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_patches(
     with pytest.raises(ValueError, match=message):
         train_in(data, tmp_path, learning_rate=1e30)
     assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("batch", "remedy"), [(4, "set train.batch to 2"), (1, r"set patches.tile to \[2\d, 2\d\]")]
+)
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_step_that_does_not_fit_says_what_does(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch: int,
+    remedy: str,
+    error: Exception,
+) -> None:
+    def fail(*_: Any) -> float:
+        raise error
+
+    monkeypatch.setattr(State, "step_of", fail)
+    message = rf"must fit the memory of cpu: batch {batch} of tile \[26, 26\] does not; {remedy}"
+    with pytest.raises(ValueError, match=message):
+        train_in(data, tmp_path, batch=batch)
 
 
 def test_patches_without_foreground_are_an_error(data: Path, tmp_path: Path) -> None:

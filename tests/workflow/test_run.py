@@ -72,6 +72,24 @@ def test_a_variant_makes_again_only_what_differs(finished: Project) -> None:
     assert not (finished.path / "results/datasets/tiny-unweighted").exists()
 
 
+def test_what_is_left_to_the_plan_is_chosen_and_told(project: Project) -> None:
+    automatic = {"model.width": "auto", "model.depth": "auto", "patches.tile": "auto"}
+    changes = automatic | {"train.batch": "auto", "train.device": "cpu"}
+    text = EXPERIMENT + f"  planned: {json.dumps(changes)}\n"
+    (project.path / "config/experiments/tiny.yaml").write_text(text)
+    wanted = "experiments=[tiny-planned]"
+    project.snakemake("--config", wanted, "archives=[]")
+    folder = project.path / "results/experiments/tiny-planned"
+    values = json.loads((folder / "training_plan.json").read_text())["values"]
+    facts = json.loads((folder / "fold0/seed0/model.json").read_text())
+    assert facts["network"]["width"] == values["model.width"] == 16
+    assert facts["network"]["depth"] == values["model.depth"]
+    assert facts["tile"] == values["patches.tile"]
+    assert facts["training"]["settings"]["batch"] == values["train.batch"]
+    assert set(facts["training"]["planned"]) == set(values)
+    assert project.would_run("--config", wanted, "archives=[]") == set()
+
+
 def test_nothing_half_written_stays(finished: Project) -> None:
     results = finished.path / "results"
     assert [str(path) for path in results.rglob("*.partial")] == []

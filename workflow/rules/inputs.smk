@@ -14,7 +14,7 @@ def dataset_name_of(experiment):
 
 
 WEIGHTS_FOLLOW = ("dataset", "weights", "model.dimensions")
-PATCHES_FOLLOW = (*WEIGHTS_FOLLOW, "patches", "model.geometry")
+PATCHES_FOLLOW = (*WEIGHTS_FOLLOW, "patches", "model.geometry", "automatic")
 
 
 def maker(name, settings):
@@ -85,9 +85,55 @@ def images_in(experiment, split, part):
     return [image for image, its_part in parts.items() if its_part == part]
 
 
+def settings_to_plan(experiment):
+    """Sections that the plan of a training depends on."""
+    settings = EXPERIMENTS[experiment].model_dump(mode="json")
+    chosen = {name: settings[name] for name in ("patches", "model", "train")}
+    chosen["train"]["seeds"] = [0]
+    chosen["predict"] = {"tile": settings["predict"]["tile"]}
+    return chosen | {
+        "automatic": settings["automatic"],
+        "dataset": dataset_name_of(experiment),
+    }
+
+
+def training_plan_code(wildcards):
+    """Digest of the code that plans a training."""
+    network = EXPERIMENTS[wildcards.experiment].model.network
+    return code("plan_training.py", f"models.{network}")
+
+
+def training_plan_key(experiment):
+    """What the plan of a training is made from."""
+    key = dataset_key(dataset_name_of(experiment))
+    network = EXPERIMENTS[experiment].model.network
+    planner = code("plan_training.py", f"models.{network}")
+    return digest(key, settings_to_plan(experiment), planner)
+
+
+def settled(experiment):
+    """Settings of an experiment, with what its plan has chosen where they are automatic."""
+    settings = EXPERIMENTS[experiment]
+    if not settings.automatic:
+        return settings
+    path = f"{RUN.results}/experiments/{experiment}/training_plan.json"
+    plan = current(path, training_plan_key(experiment))
+    if plan is None:
+        # Raises until it is written.
+        checkpoints.plan_training.get(experiment=experiment)
+        plan = read_json(Path(path))
+    return settings_files.settled(settings, plan["values"])
+
+
+def training_plans(experiments):
+    """Plans that the settings of experiments wait for."""
+    automatic = [name for name in experiments if EXPERIMENTS[name].automatic]
+    return expand(rules.plan_training.output.plan, experiment=automatic)
+
+
 def patch_settings(wildcards):
     """Settings of the cache, with the tile per axis."""
-    experiment = EXPERIMENTS[wildcards.experiment]
+    experiment = settled(wildcards.experiment)
     return {
         **experiment.patches.model_dump(mode="json"),
         "tile": list(experiment.per_axis(experiment.patches.tile)),
@@ -96,7 +142,7 @@ def patch_settings(wildcards):
 
 def network_geometry(wildcards):
     """Geometry of the network: all that the cache depends on of it."""
-    return geometry_to_json(EXPERIMENTS[wildcards.experiment].model.geometry)
+    return geometry_to_json(settled(wildcards.experiment).model.geometry)
 
 
 def training_images(wildcards):
@@ -128,7 +174,7 @@ def training_threads(wildcards):
 
 def training_settings(wildcards):
     """Sections that a network depends on."""
-    experiment = EXPERIMENTS[wildcards.experiment]
+    experiment = settled(wildcards.experiment)
     settings = experiment.model_dump(mode="json")
     chosen = {
         name: settings[name] for name in ("intensity", "patches", "model", "train")
@@ -163,7 +209,7 @@ def sheet_rows(archive):
 def sheet_experiments(wildcards):
     """Settings of the experiments that a sheet's rows name."""
     names = sorted({row["experiment"] for row in SHEETS[wildcards.archive]})
-    return {name: EXPERIMENTS[name].model_dump(mode="json") for name in names}
+    return {name: settled(name).model_dump(mode="json") for name in names}
 
 
 @cache
@@ -173,9 +219,7 @@ def archive_key(archive):
     states = [planning.state_of_file(Path(row["path"])) for row in SHEETS[archive]]
     names = sorted({row["experiment"] for row in rows.values()})
     settings = [
-        EXPERIMENTS[name].model_dump(
-            mode="json", include={"model", "patches", "predict"}
-        )
+        settled(name).model_dump(mode="json", include={"model", "patches", "predict"})
         for name in names
     ]
     return digest(rows, states, settings, code("plan_archive.py"))

@@ -8,6 +8,7 @@ rule cut_patches:
             experiment=maker(wildcards.experiment, WEIGHTS_FOLLOW),
             image=wildcards.image,
         ),
+        plan=lambda wildcards: training_plans([wildcards.experiment]),
     output:
         patches=directory("<results>/experiments/{experiment}/patches/{image}.zarr"),
         table="<results>/experiments/{experiment}/patches/{image}.tsv",
@@ -34,6 +35,7 @@ rule draw_patches:
     input:
         images=of_dataset("images.ome.zarr"),
         patches=rules.cut_patches.output.patches,
+        plan=lambda wildcards: training_plans([wildcards.experiment]),
     output:
         sheet=report(
             "<results>/experiments/{experiment}/patches/{image}.png",

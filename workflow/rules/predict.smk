@@ -36,6 +36,9 @@ checkpoint plan_archive:
             rules.prepare_dataset.output,
             dataset=planning.datasets_in(SHEETS[wildcards.archive]),
         ),
+        plans=lambda wildcards: training_plans(
+            {row["experiment"] for row in SHEETS[wildcards.archive]}
+        ),
     output:
         plan="<results>/archives/{archive}/plan.json",
     log:

@@ -1,6 +1,29 @@
+checkpoint plan_training:
+    """Plan what the networks of an experiment need, and what its settings leave to the plan."""
+    input:
+        images=of_dataset("images.ome.zarr"),
+        index=of_dataset("index.json"),
+    output:
+        plan="<results>/experiments/{experiment}/training_plan.json",
+    log:
+        "<logs>/train/{experiment}/plan.log",
+    benchmark:
+        "<costs>/train/{experiment}/plan.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        code=training_plan_code,
+        key=lambda wildcards: training_plan_key(wildcards.experiment),
+        settings=lambda wildcards: settings_to_plan(wildcards.experiment),
+    script:
+        "../scripts/plan_training.py"
+
+
 rule train_model:
     """Train one network on a split."""
     input:
+        plan=rules.plan_training.output.plan,
         images=of_dataset("images.ome.zarr"),
         index=of_dataset("index.json"),
         split=rules.split_images.output.split,
@@ -33,7 +56,7 @@ rule train_model:
         "<costs>/train/{experiment}/{split}_seed{seed}.tsv"
     threads: training_threads
     resources:
-        mem_mb=8000,
+        mem_mb=lambda wildcards, input: read_json(Path(input.plan))["mem_mb"],
         runtime=720,
         gpu=lambda wildcards: int(
             EXPERIMENTS[wildcards.experiment].train.device == "gpu"

@@ -99,6 +99,12 @@ def changed(content: dict[str, Any], changes: Mapping[str, Any], source: str) ->
     return result
 
 
+def settled(experiment: ExperimentSettings, values: Mapping[str, Any]) -> ExperimentSettings:
+    """Return an experiment whose automatic settings have the values that a plan has chosen."""
+    content = experiment.model_dump(mode="json", exclude={"automatic"})
+    return parse(ExperimentSettings, changed(content, values, "plan"), "the plan of its training")
+
+
 def check_starts(experiments: Mapping[str, ExperimentSettings], results: Path) -> None:
     """Refuse an experiment that starts from itself, or from a model that is not there.
 
@@ -165,7 +171,12 @@ def datasets_of(
 def first_alike(
     family: Mapping[str, ExperimentSettings], name: str, settings: Sequence[str]
 ) -> str:
-    """Return the first of a family that agrees with `name` in all of these dotted settings."""
+    """Return the first of a family that agrees with `name` in all of these dotted settings.
+
+    What a plan chooses is known too late to be shared, where `automatic` is among them.
+    """
+    if "automatic" in settings and family[name].automatic:
+        return name
     alike = attrgetter(*settings)
     return next(other for other, its in family.items() if alike(its) == alike(family[name]))
 

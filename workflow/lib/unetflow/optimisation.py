@@ -160,7 +160,23 @@ class State:
         return float((gradients[0] - gradients[1]).norm() / gradients[0].norm())
 
     def take_step(self, batch: Batch) -> tuple[float, float]:
-        """Take one step of the optimiser; return its loss and the norm of its gradient."""
+        """Take one step of the optimiser; return its loss and the norm of its gradient.
+
+        Raises
+        ------
+        MemoryError
+            If the device's memory does not hold it.
+        """
+        try:
+            return self.step_of(batch)
+        except RuntimeError as error:
+            # Only a GPU's allocator has a class of errors of its own.
+            if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+                raise MemoryError(str(error).splitlines()[0]) from error
+            raise
+
+    def step_of(self, batch: Batch) -> tuple[float, float]:
+        """Take one step."""
         loss = self.gradient(batch)
         clip = self.settings.gradient_clip
         largest = math.inf if clip is None else clip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -11,6 +11,7 @@ from unetflow.geometry import Geometry, unet_geometry
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Automatic = Literal["model.depth", "model.width", "patches.tile", "train.batch"]
 Precision = Literal["32", "bf16", "auto"]
 PRECISION = "of the convolutions; auto: bf16 where the device computes in it, else 32"
 
@@ -39,6 +40,17 @@ def setting(default: Any, description: str, unit: str | None = None, **limits: A
         json_schema_extra={"unit": unit} if unit else None,
         **limits,
     )
+
+
+class OrAuto:
+    """Marks a setting whose value may also be `auto`, for the schema and the reference."""
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        """Schema of the setting's values, or the word."""
+        return {"anyOf": [handler(core), {"const": "auto"}]}
+
+
+OR_AUTO = OrAuto()
 
 
 # ------------------------------------------------------------------------------- datasets
@@ -261,7 +273,7 @@ class WeightsSettings(Settings):
 class PatchesSettings(Settings):
     """The cache of elastically deformed patches."""
 
-    tile: int | tuple[int, ...] = setting(
+    tile: Annotated[int | tuple[int, ...], OR_AUTO] = setting(
         572, "input extent of a patch per axis, admissible for the network", "pixels"
     )
     per_image: int = setting(30, "patches of each training image", ge=1)
@@ -301,10 +313,10 @@ class UNetSettings(Settings):
 
     network: Literal["unet"] = setting("unet", "the module in models/ that builds it")
     dimensions: Literal[2, 3] = setting(2, "2: stacks are read plane by plane; 3: as volumes")
-    width: int = setting(
+    width: Annotated[int, OR_AUTO] = setting(
         64, "channels of the first level, doubled at each further one", ge=1, le=512
     )
-    depth: int = setting(4, "number of poolings", ge=1, le=7)
+    depth: Annotated[int, OR_AUTO] = setting(4, "number of poolings", ge=1, le=7)
     dropout: float = setting(0.5, "at the end of the contracting path", ge=0, lt=1)
 
     @property
@@ -336,7 +348,7 @@ class TrainSettings(Settings):
         f"modern: {', '.join(f'{key} {value}' for key, value in RECIPES['modern'].items())}",
     )
     steps: int = setting(3000, "optimiser steps of a fold", ge=1)
-    batch: int = setting(1, "patches a step", ge=1)
+    batch: Annotated[int, OR_AUTO] = setting(1, "patches a step", ge=1)
     optimiser: Literal["sgd", "adam", "adamw"] = setting("sgd", "the paper: sgd")
     learning_rate: float = setting(1e-3, "peak learning rate", gt=0)
     momentum: float = setting(0.99, "of sgd", ge=0, lt=1)
@@ -383,6 +395,9 @@ class TrainSettings(Settings):
     )
     devices: int = setting(
         1, "processes of one job that divide each batch, each with a GPU of its own if any", ge=1
+    )
+    memory_gb: float = setting(
+        8.0, "memory of each device that a plan may fill, for what is set to auto", "GB", gt=0
     )
     threads: int = setting(
         2, "CPU threads of each process, part of what makes the same bytes", ge=1
@@ -481,9 +496,29 @@ class ExperimentSettings(Settings):
     predict: PredictSettings = PredictSettings()
     segment: SegmentSettings = SegmentSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    automatic: tuple[Automatic, ...] = setting(
+        (), "settings whose values a plan chooses from the data; those that are auto are added"
+    )
     variants: dict[Name, dict[str, Any]] = setting(
         {}, "further experiments NAME-variant: dotted key: value changes of this one"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _auto_is_left_to_the_plan(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        result, automatic = dict(given), list(given.get("automatic", ()))
+        for key in get_args(Automatic):
+            section, name = key.split(".")
+            of = result.get(section)
+            if not isinstance(of, dict) or of.get(name) != "auto":
+                continue
+            result[section] = {field: value for field, value in of.items() if field != name}
+            if name == "batch":  # any that divides among the devices, until the plan has chosen
+                result[section]["batch"] = of.get("devices", 1)
+            automatic.append(key)
+        return result | {"automatic": automatic} if automatic else result
 
     @field_validator("dataset")
     @classmethod
@@ -494,6 +529,8 @@ class ExperimentSettings(Settings):
 
     @model_validator(mode="after")
     def _tiles_are_admissible(self) -> Self:
+        if {"model.depth", "patches.tile"} & {*self.automatic}:
+            return self  # looked at when the plan has chosen
         for stage, tile in (("patches", self.patches.tile), ("predict", self.predict.tile)):
             try:
                 for axis, extent in zip(self.model.geometry, self.per_axis(tile), strict=True):

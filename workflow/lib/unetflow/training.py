@@ -36,6 +36,7 @@ from unetflow.provenance import code_digest
 from unetflow.sampling import Patches
 from unetflow.settings import ExperimentSettings, TrainSettings
 from unetflow.store import read_json, remove, replacing, write_json, write_text
+from unetflow.training_plan import what_fits
 from unetflow.transfer import take_over
 from unetflow.validation import Validation, read_validation
 
@@ -58,6 +59,8 @@ class Task:
         threshold from them.
     class_names : sequence of str
         Background first.
+    plan : mapping
+        Of the experiment's training; its reasons stay with the model.
     start : Path or None
         Folder of the model to go on from.
     """
@@ -67,11 +70,13 @@ class Task:
     histograms: Mapping[str, Path]
     folds: Sequence[Path]
     class_names: Sequence[str]
+    plan: Mapping[str, Any]
     start: Path | None = None
 
 
 def task_of(
     name: str,
+    plan: str,
     images: str,
     index: str,
     split: str,
@@ -88,6 +93,7 @@ def task_of(
         histograms={Path(path).stem: Path(path) for path in histograms},
         folds=[Path(path) for path in folds],
         class_names=read_json(Path(index))["class_names"],
+        plan=read_json(Path(plan)),
         start=None if start is None else Path(start),
     )
 
@@ -148,7 +154,14 @@ def train(task: Task, experiment: ExperimentSettings, output: Path, checkpoints:
     if fabric.device.type == "cuda":
         replay = state.replay_difference(patches.batch(0, settings))
         log(f"two gradients of one batch differ by {replay:.1e} of their norm")
-    run(state, patches, validation, checkpoint, output)
+    try:
+        run(state, patches, validation, checkpoint, output)
+    except MemoryError as error:
+        raise ValueError(
+            f"a training step must fit the memory of {fabric.device}: batch {settings.batch} of "
+            f"tile {list(experiment.per_axis(experiment.patches.tile))} does not; "
+            f"{what_fits(experiment, len(task.class_names))} ({error})"
+        ) from error
     if not fabric.is_global_zero:
         sys.exit()
     write_weights(output / "last.safetensors", network.state_dict())
@@ -361,6 +374,7 @@ def write_facts(
                 "seed": experiment.train.seeds[0],
                 **how,
                 "images": list(task.patches),
+                "planned": task.plan["reasons"],
                 "settings": experiment.train.model_dump(mode="json"),
             },
         },

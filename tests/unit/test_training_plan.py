@@ -1,0 +1,195 @@
+"""The plan of a training: measured memory, and choices that follow from a dataset's fingerprint."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from unetflow.experiments import settled
+from unetflow.settings import ExperimentSettings, UNetSettings
+from unetflow.store import add_label, create_image, read_json, write_json
+from unetflow.training_plan import (
+    LARGEST_BATCH,
+    LIBRARIES_BYTES,
+    SHARE_OF_PIXELS,
+    Fingerprint,
+    fingerprint,
+    plan,
+    step_bytes,
+    write_plan,
+)
+
+AUTO: dict[str, Any] = {
+    "model": {"width": "auto", "depth": "auto"},
+    "patches": {"tile": "auto"},
+    "train": {"batch": "auto"},
+}
+
+MEASURE = """
+import resource, sys, torch
+from unetflow.inference import build
+from unetflow.settings import UNetSettings
+torch.set_num_threads(1)
+model, batch, tile = UNetSettings(**{model!r}), {batch}, {tile!r}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+network = build(model, 1, 2)
+optimiser = torch.optim.AdamW(network.parameters())
+pixels = torch.randn(batch, 1, *tile)
+if len(tile) == 2:
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+for _ in range(2):
+    output = network(pixels)
+    target = torch.zeros(batch, *output.shape[2:], dtype=torch.long)
+    optimiser.zero_grad()
+    torch.nn.functional.cross_entropy(output, target).backward()
+    optimiser.step()
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "tile"),
+    [
+        ({"width": 16, "depth": 4}, 2, (572, 572)),
+        ({"width": 32, "depth": 3}, 4, (284, 380)),
+        ({"width": 16, "depth": 2, "dimensions": 3}, 1, (100, 84, 100)),
+    ],
+)
+def test_the_memory_of_a_step_is_that_of_a_process_that_takes_it(
+    model: dict[str, Any], batch: int, tile: tuple[int, ...]
+) -> None:
+    script = MEASURE.format(model=model, batch=batch, tile=tile)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    found, measured = step_bytes(UNetSettings(**model), 2, batch, tile), int(done.stdout)
+    assert 0.9 * measured < found < 1.3 * measured + LIBRARIES_BYTES
+
+
+def automatic(**changes: Any) -> ExperimentSettings:
+    """Settings that leave everything to the plan, with some sections changed."""
+    return ExperimentSettings(
+        dataset="any", **{name: {**AUTO[name], **changes.get(name, {})} for name in AUTO}
+    )
+
+
+def test_auto_leaves_a_setting_to_the_plan_and_another_word_is_an_error() -> None:
+    assert automatic().automatic == ("model.depth", "model.width", "patches.tile", "train.batch")
+    assert ExperimentSettings(dataset="any", train={"batch": 2}).automatic == ()
+    again = ExperimentSettings(**automatic().model_dump(mode="json"))
+    assert again == automatic()
+    assert automatic(train={"devices": 3}).train.batch == 3
+    with pytest.raises(ValueError, match="width"):
+        ExperimentSettings(dataset="any", model={"width": "large"})
+
+
+fingerprints = st.builds(
+    Fingerprint,
+    images=st.integers(3, 100),
+    shape=st.tuples(st.integers(30, 2000), st.integers(30, 2000)),
+    object_extent=st.floats(1, 500),
+    pixels=st.integers(10**5, 10**9),
+)
+
+
+@given(fingerprints, st.sampled_from([1, 2, 8, 24]), st.sampled_from([1, 2]))
+@examples(max_examples=25)
+def test_a_plan_is_admissible_fits_the_memory_and_gives_reasons(
+    of: Fingerprint, memory_gb: float, devices: int
+) -> None:
+    experiment = automatic(train={"memory_gb": memory_gb, "devices": devices})
+    made = plan(experiment, of, 2)
+    chosen = settled(experiment, made["values"])  # refuses a tile that is not admissible
+    assert chosen.automatic == ()
+    assert made["step_bytes"] <= memory_gb * 1e9
+    assert set(made["reasons"]) == set(made["values"]) == set(experiment.automatic)
+    assert chosen.train.batch <= max(LARGEST_BATCH, devices)
+    tile = chosen.patches.tile_of(2)
+    output = math.prod(
+        n - 2 * axis.halo for n, axis in zip(tile, chosen.model.geometry, strict=True)
+    )
+    if chosen.train.batch > devices:
+        assert chosen.train.batch * output <= SHARE_OF_PIXELS * of.pixels
+
+
+def test_larger_objects_have_deeper_networks_as_far_as_the_image_reaches() -> None:
+    depths = []
+    for extent in (5, 30, 60, 150, 900):
+        made = plan(automatic(), Fingerprint(20, (700, 700), extent, 10**7), 2)
+        depths.append(made["values"]["model.depth"])
+    assert depths == [2, 3, 4, 5, 5]
+    thin = plan(automatic(), Fingerprint(20, (50, 700), 900, 10**7), 2)
+    assert thin["values"]["model.depth"] == 3  # its halo of 44 is the largest within 50
+
+
+def test_a_step_that_cannot_fit_says_what_to_change() -> None:
+    fixed = {"model": {"width": 64, "depth": 4}, "patches": {"tile": 572}}
+    experiment = automatic(**fixed, train={"memory_gb": 0.5})
+    with pytest.raises(ValueError, match=r"a step of batch 1, tile 572 x 572 and width 64 needs"):
+        plan(experiment, Fingerprint(20, (700, 700), 50, 10**7), 2)
+
+
+def test_what_is_set_stays_as_it_is() -> None:
+    experiment = automatic(model={"depth": 2}, train={"batch": 3})
+    made = plan(experiment, Fingerprint(20, (100, 90), 50, 10**7), 2)
+    assert set(made["values"]) == {"model.width", "patches.tile"}
+    chosen = settled(experiment, made["values"])
+    assert (chosen.model.depth, chosen.train.batch) == (2, 3)
+    halo = chosen.model.geometry[0].halo
+    assert [extent - 2 * halo for extent in chosen.patches.tile_of(2)] == [100, 92]
+
+
+def test_a_cpu_is_given_a_narrow_network() -> None:
+    made = plan(automatic(train={"device": "cpu"}), Fingerprint(20, (256, 256), 20, 10**7), 2)
+    assert made["values"]["model.width"] == 16
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_fingerprint_is_that_of_the_annotated_images(tmp_path: Path, dimensions: int) -> None:
+    """Discs or balls of diameter 9, beside one speck and an image without labels."""
+    entries = []
+    for name, extent in (("a", 40), ("b", 60), ("c", 50), ("unlabelled", 300)):
+        shape = (extent,) * dimensions
+        create_image(tmp_path / name, "zyx"[-dimensions:], shape, np.uint8, {})[...] = 0
+        entry = {"image": name, "shape": shape, "annotated": name != "unlabelled"}
+        entries.append(entry)
+        if name == "unlabelled":
+            continue
+        grid = np.indices(shape)
+        instances = np.zeros(shape, np.uint32)
+        for number, centre in enumerate((10, 25), start=1):
+            inside = ((grid - centre) ** 2).sum(axis=0) <= 4.5**2
+            instances[inside] = number
+        instances[(0,) * dimensions] = 3
+        add_label(tmp_path / name, "instances", "zyx"[-dimensions:], instances, {})
+        classes = (instances > 0).astype(np.uint8)
+        add_label(tmp_path / name, "classes", "zyx"[-dimensions:], classes, {})
+    found = fingerprint(tmp_path, {"images": entries}, dimensions)
+    assert found.images == 3
+    assert found.shape == (50,) * dimensions
+    assert found.object_extent == pytest.approx(9, abs=0.5)
+    assert found.pixels == sum(extent**dimensions for extent in (40, 60, 50))
+
+
+def test_a_plan_is_written_with_what_its_job_needs(tmp_path: Path) -> None:
+    write_json(tmp_path / "index.json", {"class_names": ["background", "cell"], "images": []})
+    for devices in (1, 2):
+        experiment = ExperimentSettings(dataset="any", train={"batch": 2, "devices": devices})
+        output = tmp_path / f"{devices}.json"
+        write_plan(tmp_path, tmp_path / "index.json", output, experiment, "key")
+        made = read_json(output)
+        assert (made["key"], made["values"]) == ("key", {})
+        need = step_bytes(experiment.model, 2, 2 // devices, (572, 572))
+        assert made["step_bytes"] == need
+        assert made["mem_mb"] * 1e6 > devices * need
+    json.dumps(made)
