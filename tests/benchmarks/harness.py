@@ -125,12 +125,15 @@ def write(name: str, rows: list[dict[str, object]]) -> None:
 
 def short(figure: float) -> str:
     """Return a figure in three digits."""
+    if not np.isfinite(figure):
+        return "–"
     return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
 
 
 def machine() -> str:
     """Processor, cores and versions, as a line below a table."""
     import numba
+    import torch
 
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -139,5 +142,6 @@ def machine() -> str:
         model = found[1] if found else model
     return (
         f"{os.cpu_count()} cores ({model}), Python {platform.python_version()}, "
-        f"NumPy {np.__version__}, Numba {numba.__version__}; medians of {ROUNDS} interleaved rounds"
+        f"NumPy {np.__version__}, Numba {numba.__version__}, torch {torch.__version__}; "
+        f"medians of {ROUNDS} interleaved rounds"
     )
