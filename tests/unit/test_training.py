@@ -695,6 +695,16 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
     assert not list((output / "checkpoints").iterdir())
 
 
+@pytest.mark.parametrize("content", [b"", b"PK", b"nonsense" * 99])
+def test_a_broken_checkpoint_is_told(data: Path, tmp_path: Path, content: bytes) -> None:
+    checkpoint = tmp_path / "checkpoints" / task_digest(task_in(data), experiment())
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(content)
+    message = rf"{checkpoint.name}: a checkpoint must be whole: .*; remove it to begin"
+    with pytest.raises(ValueError, match=message):
+        train_in(data, tmp_path)
+
+
 def test_a_training_stopped_before_its_first_checkpoint_starts_again(
     data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

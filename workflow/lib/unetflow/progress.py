@@ -36,12 +36,16 @@ def log_to(path: str) -> Iterator[None]:
         yield
     except Exception as error:
         logger.error(traceback.format_exc())
-        line = " ".join(str(error).split()) or type(error).__name__
-        print(f"error: {line} (traceback in {path})", file=sys.stderr)
+        print(f"error: {one_line(error)} (traceback in {path})", file=sys.stderr)
         raise SystemExit(1) from error
     finally:
         logger.removeHandler(handler)
         handler.close()
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says, or is, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def silence() -> None:

@@ -31,7 +31,7 @@ from unetflow.inference import Model, build, choose_device, choose_precision, sh
 from unetflow.intensity import Normalisation, normalisations
 from unetflow.monitoring import Events
 from unetflow.optimisation import State
-from unetflow.progress import Bar, Waiting, log, silence
+from unetflow.progress import Bar, Waiting, log, one_line, silence
 from unetflow.provenance import code_digest
 from unetflow.sampling import Patches
 from unetflow.settings import ExperimentSettings, TrainSettings
@@ -306,7 +306,7 @@ def save(state: State, checkpoint: Path) -> None:
     try:
         state.save(checkpoint)
     except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
-        reason = str(error).splitlines()[0]
+        reason = one_line(error)
         log(f"warning: no checkpoint of step {state.step}, the one before stays: {reason}")
 
 
