@@ -175,7 +175,7 @@ def test_tracking_nothing_shows_nothing(tmp_path: Path) -> None:
     assert lines(tmp_path / "one.log") == []
 
 
-def test_the_share_of_waiting_is_that_of_the_producer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_waited_is_that_of_the_producer(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
 
@@ -190,4 +190,4 @@ def test_the_share_of_waiting_is_that_of_the_producer(monkeypatch: pytest.Monkey
         now[0] += 1
         seen.append(item)
     assert seen == [0, 1, 2, 3]
-    assert items.share == pytest.approx(3 / 4)
+    assert items.waited == pytest.approx(12)

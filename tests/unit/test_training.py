@@ -584,6 +584,9 @@ def test_on_a_cpu_a_gradient_repeats_exactly(data: Path, trained: Path) -> None:
     factors = iter((1.0, 1.05))
     network.down[0][0].weight.register_hook(lambda of: of * next(factors))
     assert 0 < state.replay_difference(batch) < 0.1
+    unknown = (batch[0], batch[1], torch.zeros_like(batch[2]))
+    still = State(fabric, build(UNetSettings(width=2, depth=1), 1, 2), settings, steps=1)
+    assert still.replay_difference(unknown) == 0
     facts = json.loads((trained / "model.json").read_text())["training"]
     assert (facts["device"], facts["precision"], facts["replay_difference"]) == ("cpu", "32", 0)
 
@@ -693,6 +696,41 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
     train_in(data, output, **settings)
     assert_same(expected, output, *FILES)
     assert not list((output / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("step", [1, 4, 9])
+def test_a_training_may_be_killed_at_any_step(
+    data: Path, trained: Path, tmp_path: Path, step: int
+) -> None:
+    """Also at the one that is validated after it."""
+    assert kill_at(step, int(signal.SIGTERM), data, tmp_path, {}) == 143
+    assert_same(trained, train_in(data, tmp_path), *FILES)
+
+
+def test_a_terminated_training_says_from_where_it_goes_on(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    take_step = State.take_step
+
+    def terminate(state: Any, batch: Any) -> tuple[float, float]:
+        if state.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return take_step(state, batch)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(State, "take_step", terminate)
+    with caplog.at_level("INFO", "unetflow"), pytest.raises(SystemExit, match="143"):
+        train_in(data, tmp_path / "one")
+    assert "terminated at step 4; the same command goes on from step 4" in caplog.text
+    monkeypatch.setattr(torch, "save", full)
+    with caplog.at_level("INFO", "unetflow"), pytest.raises(SystemExit, match="143"):
+        train_in(data, tmp_path / "two")
+    assert "terminated at step 4; the same command goes on from step 0" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"nonsense" * 99])
@@ -871,6 +909,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_patches(
         RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"),
     ],
 )
+@pytest.mark.parametrize("where", [(State, "gradient"), (Validation, "dice")])
 def test_a_step_that_does_not_fit_says_what_does(
     data: Path,
     tmp_path: Path,
@@ -878,12 +917,13 @@ def test_a_step_that_does_not_fit_says_what_does(
     batch: int,
     remedy: str,
     error: Exception,
+    where: tuple[type, str],
 ) -> None:
     def fail(*_: Any) -> float:
         raise error
 
-    monkeypatch.setattr(State, "step_of", fail)
-    message = rf"must fit the memory of cpu: batch {batch} of tile \[26, 26\] does not; {remedy}"
+    monkeypatch.setattr(*where, fail)
+    message = rf"must fit the memory of cpu: batch {batch} of tile \[26, 26\], or .*; {remedy}"
     with pytest.raises(ValueError, match=message):
         train_in(data, tmp_path, batch=batch)
 

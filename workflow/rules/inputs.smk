@@ -14,7 +14,7 @@ def dataset_name_of(experiment):
 
 
 WEIGHTS_FOLLOW = ("dataset", "weights", "model.dimensions")
-PATCHES_FOLLOW = (*WEIGHTS_FOLLOW, "patches", "model.geometry", "automatic")
+PATCHES_FOLLOW = (*WEIGHTS_FOLLOW, "patches", "model.geometry", "patches_are_planned")
 
 
 def maker(name, settings):
@@ -87,14 +87,18 @@ def images_in(experiment, split, part):
 
 def settings_to_plan(experiment):
     """Sections that the plan of a training depends on."""
-    settings = EXPERIMENTS[experiment].model_dump(mode="json")
-    chosen = {name: settings[name] for name in ("patches", "model", "train")}
-    chosen["train"]["seeds"] = [0]
-    chosen["predict"] = {"tile": settings["predict"]["tile"]}
-    return chosen | {
-        "automatic": settings["automatic"],
-        "dataset": dataset_name_of(experiment),
-    }
+    chosen = EXPERIMENTS[experiment].model_dump(
+        mode="json",
+        include={
+            "model": True,
+            "automatic": True,
+            "patches": {"tile"},
+            "predict": {"tile"},
+            "split": {"folds"},
+            "train": {"batch", "devices", "device", "memory_gb"},
+        },
+    )
+    return chosen | {"dataset": dataset_name_of(experiment)}
 
 
 def training_plan_code(wildcards):
@@ -184,6 +188,8 @@ def training_settings(wildcards):
     chosen["dataset"] = dataset_name_of(wildcards.experiment)
     # Other seeds of the same experiment are other jobs.
     chosen["train"]["seeds"] = [int(wildcards.seed)]
+    # What the plan has chosen with it is already here.
+    del chosen["train"]["memory_gb"]
     return chosen
 
 
@@ -304,8 +310,17 @@ def every_fold(output):
     return paths
 
 
+def as_planned(name, settings):
+    """Settings of an experiment with what its plan has chosen, where there is one."""
+    path = Path(RUN.results) / "experiments" / name / "training_plan.json"
+    if not (settings.automatic and path.is_file()):
+        return settings
+    return settings_files.settled(settings, read_json(path)["values"])
+
+
 def shown(experiments):
     """What the report is told: settings of experiments and datasets, makers of shared files."""
+    experiments = {name: as_planned(name, it) for name, it in experiments.items()}
     datasets = settings_files.datasets_of(experiments, REGISTRY, OVERRIDE)
     families = settings_files.load_families(FOLDER, experiments)
     follow = {"weights": WEIGHTS_FOLLOW, "patches": PATCHES_FOLLOW}

@@ -55,8 +55,12 @@ rule train_model:
     benchmark:
         "<costs>/train/{experiment}/{split}_seed{seed}.tsv"
     threads: training_threads
+    # One that was terminated goes on from its checkpoint.
+    retries: 2
     resources:
-        mem_mb=lambda wildcards, input: read_json(Path(input.plan))["mem_mb"],
+        mem_mb=lambda wildcards, input, attempt: (
+            read_json(Path(input.plan))["mem_mb"] * attempt
+        ),
         runtime=720,
         gpu=lambda wildcards: int(
             EXPERIMENTS[wildcards.experiment].train.device == "gpu"

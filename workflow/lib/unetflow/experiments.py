@@ -173,9 +173,9 @@ def first_alike(
 ) -> str:
     """Return the first of a family that agrees with `name` in all of these dotted settings.
 
-    What a plan chooses is known too late to be shared, where `automatic` is among them.
+    Patches whose tile a plan chooses are known too late to be shared.
     """
-    if "automatic" in settings and family[name].automatic:
+    if "patches_are_planned" in settings and family[name].patches_are_planned:
         return name
     alike = attrgetter(*settings)
     return next(other for other, its in family.items() if alike(its) == alike(family[name]))

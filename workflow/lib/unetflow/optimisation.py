@@ -63,20 +63,17 @@ def gathered(fabric: Fabric, part: Tensor) -> Tensor:
     return parts.flatten(0, 1)
 
 
-def compiled(network: nn.Module, pixels: Tensor) -> nn.Module:
-    """Return the network compiled for batches of these extents.
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's memory is full."""
+    # Only a GPU's allocator has a class of errors of its own.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(
+        error
+    )
 
-    Where there is no compiler, or it fails, it is the network itself, and the log says why.
-    """
-    try:
-        faster: Any = torch.compile(network)
-        faster(pixels).sum().backward()
-    except RuntimeError as error:
-        torch._dynamo.reset()
-        log(f"warning: not compiled, which is slower: {one_line(error)[:200]}")
-        faster = network
-    network.zero_grad(set_to_none=True)
-    return faster  # type: ignore[no-any-return]
+
+def as_stored(pixels: Tensor) -> Tensor:
+    """Planes with their channels last in memory, which convolutions are faster on."""
+    return pixels.contiguous(memory_format=torch.channels_last) if pixels.ndim == 4 else pixels
 
 
 class State:
@@ -92,13 +89,32 @@ class State:
     ) -> None:
         """Take a network to its device, compiled for pixels like the example where there is one."""
         self.fabric, self.network, self.settings, self.steps = fabric, network, settings, steps
-        learning = network if example is None else compiled(network.to(fabric.device), example)
-        self.wrapped, self.optimiser = fabric.setup(learning, optimiser(network, settings))
+        if example is None or not self.compile(example):
+            self.wrapped, self.optimiser = fabric.setup(network, optimiser(network, settings))
         self.schedule = schedule(self.optimiser, settings, steps)
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.best_score, self.best_step = -1.0, 0
         self.best: dict[str, Tensor] = {}
+        self.saved_step = 0
+
+    def compile(self, example: Tensor) -> bool:
+        """Compile the network as it will run; say in the log why, where that is not possible."""
+        faster: Any = torch.compile(self.network)
+        try:
+            self.wrapped, self.optimiser = self.fabric.setup(
+                faster, optimiser(self.network, self.settings)
+            )
+            self.fabric.backward(self.wrapped(as_stored(example)).float().sum())
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            torch._dynamo.reset()
+            log(f"warning: not compiled, which is slower: {one_line(error)[:200]}")
+            return False
+        finally:
+            self.network.zero_grad(set_to_none=True)
+        return True
 
     def keep_best(self, score: float) -> None:
         """Remember the network if it validates better than any before."""
@@ -121,6 +137,7 @@ class State:
         parts = {name: getattr(self, name).state_dict() for name in PARTS}
         with replacing(path) as partial:
             torch.save(parts | {name: getattr(self, name) for name in VALUES}, partial)
+        self.saved_step = self.step
 
     def resume(self, path: Path) -> None:
         """Take up a checkpoint, where there is one.
@@ -143,6 +160,7 @@ class State:
             getattr(self, name).load_state_dict(saved[name])
         for name in VALUES:
             setattr(self, name, saved[name])
+        self.saved_step = self.step
         log(f"resumed at step {self.step}")
 
     def gradient(self, batch: Batch) -> float:
@@ -152,9 +170,7 @@ class State:
         process would have it, also where it is no mean over patches.
         """
         pixels, classes, weights = batch
-        if pixels.ndim == 4:
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
-        parts = [self.wrapped(pixels), classes, weights]
+        parts = [self.wrapped(as_stored(pixels)), classes, weights]
         if self.fabric.world_size > 1:
             parts = [gathered(self.fabric, part) for part in parts]
         loss = LOSSES[self.settings.loss](*parts)
@@ -173,26 +189,12 @@ class State:
             self.gradient(batch)
             found = [of.grad.flatten() for of in self.network.parameters() if of.grad is not None]
             gradients.append(torch.cat(found).clone())
-        return float((gradients[0] - gradients[1]).norm() / gradients[0].norm())
+        norm = gradients[0].norm()
+        # A batch without weights has no gradient.
+        return float((gradients[0] - gradients[1]).norm() / norm) if norm > 0 else 0.0
 
     def take_step(self, batch: Batch) -> tuple[float, float]:
-        """Take one step of the optimiser; return its loss and the norm of its gradient.
-
-        Raises
-        ------
-        MemoryError
-            If the device's memory does not hold it.
-        """
-        try:
-            return self.step_of(batch)
-        except RuntimeError as error:
-            # Only a GPU's allocator has a class of errors of its own.
-            if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
-                raise MemoryError(one_line(error)) from error
-            raise
-
-    def step_of(self, batch: Batch) -> tuple[float, float]:
-        """Take one step."""
+        """Take one step of the optimiser; return its loss and the norm of its gradient."""
         loss = self.gradient(batch)
         clip = self.settings.gradient_clip
         largest = math.inf if clip is None else clip

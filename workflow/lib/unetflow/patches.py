@@ -227,9 +227,8 @@ def cut_patches(source: Source, output: Path, settings: PatchesSettings) -> None
                 patch = cut_patch(source, settings, seed)
                 rows.append(described(number, source, patch))
                 class_counts += np.bincount(patch.classes.ravel(), minlength=len(class_counts))
-                for part, of_patch in zip(
-                    parts, (patch.pixels, patch.classes, patch.weights), strict=True
-                ):
+                made: list[NDArray[Any]] = [patch.pixels, patch.classes, patch.weights]
+                for part, of_patch in zip(parts, made, strict=True):
                     part.append(of_patch)
             for array, part in zip(stored, parts, strict=True):
                 array[start : start + len(seeds)] = np.stack(part)

@@ -97,10 +97,10 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
 
 
 class Waiting(Iterable[Item]):
-    """Items of an iterator, and how much of the time their user waits for them."""
+    """Items of an iterator, and the seconds that their user has waited for them."""
 
     def __init__(self, items: Iterable[Item]) -> None:
-        self.items, self.waited, self.began = items, 0.0, time.monotonic()
+        self.items, self.waited = items, 0.0
 
     def __iter__(self) -> Iterator[Item]:
         """Hand on each item as it comes."""
@@ -113,8 +113,3 @@ class Waiting(Iterable[Item]):
                 return
             self.waited += time.monotonic() - asked
             yield item
-
-    @property
-    def share(self) -> float:
-        """Share of the time since the beginning."""
-        return self.waited / max(time.monotonic() - self.began, 1e-9)

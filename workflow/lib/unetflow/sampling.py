@@ -101,7 +101,7 @@ class Patches:
         return pixels, classes.long(), weights
 
     def moved(self, values: NDArray[Any]) -> Tensor:
-        """Values on the device; a GPU fetches them from pinned memory while it computes."""
+        """Values on the device; a GPU fetches them from pinned memory, in its turn."""
         tensor = torch.from_numpy(values)
         if self.device.type == "cuda":
             tensor = tensor.pin_memory().to(self.device, non_blocking=True)

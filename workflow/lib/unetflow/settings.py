@@ -397,7 +397,11 @@ class TrainSettings(Settings):
         1, "processes of one job that divide each batch, each with a GPU of its own if any", ge=1
     )
     memory_gb: float = setting(
-        8.0, "memory of each device that a plan may fill, for what is set to auto", "GB", gt=0
+        8.0,
+        "memory of each device that a plan may fill, for what is set to auto; it does not ask the "
+        "device, which may be another's",
+        "GB",
+        gt=0,
     )
     threads: int = setting(
         2, "CPU threads of each process, part of what makes the same bytes", ge=1
@@ -529,7 +533,7 @@ class ExperimentSettings(Settings):
 
     @model_validator(mode="after")
     def _tiles_are_admissible(self) -> Self:
-        if {"model.depth", "patches.tile"} & {*self.automatic}:
+        if self.patches_are_planned:
             return self  # looked at when the plan has chosen
         for stage, tile in (("patches", self.patches.tile), ("predict", self.predict.tile)):
             try:
@@ -538,6 +542,11 @@ class ExperimentSettings(Settings):
             except ValueError as error:
                 raise ValueError(f"{stage}.{error}") from error
         return self
+
+    @property
+    def patches_are_planned(self) -> bool:
+        """Whether the patches wait for the plan of the training."""
+        return bool({"model.depth", "patches.tile"} & {*self.automatic})
 
     def per_axis(self, tile: int | tuple[int, ...] | None) -> tuple[int, ...]:
         """Return a tile setting as one extent per spatial axis of the network."""

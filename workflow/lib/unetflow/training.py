@@ -11,7 +11,8 @@ import hashlib
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -30,7 +31,7 @@ from unetflow.geometry import geometry_to_json
 from unetflow.inference import Model, build, choose_device, choose_precision, sha256
 from unetflow.intensity import Normalisation, normalisations
 from unetflow.monitoring import Events
-from unetflow.optimisation import State
+from unetflow.optimisation import State, out_of_memory
 from unetflow.progress import Bar, Waiting, log, one_line, silence
 from unetflow.provenance import code_digest
 from unetflow.sampling import Patches
@@ -145,29 +146,25 @@ def train(task: Task, experiment: ExperimentSettings, output: Path, checkpoints:
     state = State(fabric, network, settings, steps, example)
     checkpoint = checkpoints / task_digest(task, experiment)
     state.resume(checkpoint)
-    validation = Validation(
-        Model(network, experiment.model.geometry, fabric.device, precision, {}),
-        read_validation(task.validation, each),
-        experiment.per_axis(experiment.predict.tile),
-    )
-    replay = 0.0
-    if fabric.device.type == "cuda":
-        replay = state.replay_difference(patches.batch(0, settings))
-        log(f"two gradients of one batch differ by {replay:.1e} of their norm")
-    try:
+    validation = None
+    if task.validation:
+        model = Model(network, experiment.model.geometry, fabric.device, precision, {})
+        # The first process validates for all.
+        annotated = read_validation(task.validation, each) if fabric.is_global_zero else []
+        tile = experiment.per_axis(experiment.predict.tile)
+        validation = Validation(model, annotated, tile)
+    replay, channels = 0.0, len(pooled.scale)
+    with memory_told(experiment, fabric, channels, len(task.class_names)):
+        if fabric.device.type == "cuda":
+            replay = state.replay_difference(patches.batch(0, settings))
+            log(f"two gradients of one batch differ by {replay:.1e} of their norm")
         run(state, patches, validation, checkpoint, output)
-    except MemoryError as error:
-        raise ValueError(
-            f"a training step must fit the memory of {fabric.device}: batch {settings.batch} of "
-            f"tile {list(experiment.per_axis(experiment.patches.tile))} does not; "
-            f"{what_fits(experiment, len(task.class_names))} ({error})"
-        ) from error
-    if not fabric.is_global_zero:
-        sys.exit()
-    write_weights(output / "last.safetensors", network.state_dict())
-    if state.best:
-        network.load_state_dict(state.best)
-        threshold = validation.threshold()
+        if not fabric.is_global_zero:
+            sys.exit()
+        write_weights(output / "last.safetensors", network.state_dict())
+        if validation:
+            network.load_state_dict(state.best)
+            threshold = validation.threshold()
     write_weights(output / "model.safetensors", network.state_dict())
     how = {"device": fabric.device.type, "precision": precision, "replay_difference": replay}
     write_facts(output, state, how, task, experiment, pooled, threshold)
@@ -191,6 +188,25 @@ def launched(settings: TrainSettings) -> tuple[Fabric, str]:
         silence()
     torch.set_num_threads(settings.threads)
     return fabric, precision
+
+
+@contextmanager
+def memory_told(
+    experiment: ExperimentSettings, fabric: Fabric, channels: int, classes: int
+) -> Iterator[None]:
+    """Turn running out of memory into one line that says what fits."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        tile = list(experiment.per_axis(experiment.patches.tile))
+        raise ValueError(
+            f"training must fit the memory of {fabric.device}: batch {experiment.train.batch} of "
+            f"tile {tile}, or a validation in tiles of "
+            f"{list(experiment.per_axis(experiment.predict.tile))}, does not; "
+            f"{what_fits(experiment, channels, classes)} ({one_line(error)[:200]})"
+        ) from error
 
 
 def check_classes(patches: Patches, class_names: Sequence[str]) -> None:
@@ -220,7 +236,9 @@ def task_digest(task: Task, experiment: ExperimentSettings) -> str:
     """SHA-256 of all that a training starts from: settings, code, and every file that it reads."""
     network = f"models.{experiment.model.network}"
     code = code_digest(Path(__file__), also=[network])
-    facts = [experiment.model_dump_json(), code, torch.__version__]
+    # How often a checkpoint is written changes no weight.
+    settings = experiment.model_dump_json(exclude={"train": {"checkpoint_minutes"}})
+    facts = [settings, code, torch.__version__]
     facts += task.class_names
     files = [*task.folds, *task.histograms.values()]
     if task.start is not None:
@@ -233,12 +251,16 @@ def task_digest(task: Task, experiment: ExperimentSettings) -> str:
 
 
 def run(
-    state: State, patches: Patches, validation: Validation, checkpoint: Path, output: Path
+    state: State,
+    patches: Patches,
+    validation: Validation | None,
+    checkpoint: Path,
+    output: Path,
 ) -> None:
-    """Take the optimiser's steps that are left."""
+    """Take the optimiser's steps that are left; validate where there is something to."""
     settings, steps = state.settings, state.steps
     events = Events(output / "tensorboard", state.step) if state.fabric.is_global_zero else None
-    terminated, saved = Terminated(), time.monotonic()
+    terminated, saved, stepped = Terminated(), time.monotonic(), 0.0
     bar = Bar("training", steps, state.step)
     # A checkpoint may be that of the step at which patience ended.
     batches = Waiting(patches.ahead(steps if state.exhausted else state.step, settings, steps))
@@ -247,7 +269,9 @@ def run(
         # A seed per step makes dropout repeat after a resume without any stored random state.
         torch.manual_seed((patches.seed * 1_000_003 + state.step) * patches.ranks + patches.rank)
         rate = state.schedule.get_last_lr()[0]
+        began = time.monotonic()
         loss, norm = state.take_step(batch)
+        stepped += time.monotonic() - began
         if not np.isfinite([loss, norm]).all():
             raise ValueError(
                 f"loss must stay finite: got {loss}, gradient {norm} at step {state.step} of seed "
@@ -256,7 +280,7 @@ def run(
             )
         state.step += 1
         row = {"step": state.step, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
-        if validation.images and (state.step % settings.validate_every == 0 or state.step == steps):
+        if validation and (state.step % settings.validate_every == 0 or state.step == steps):
             row["validation_dice"] = validated(state, validation, events)
         state.history.append(row)
         if events:
@@ -271,7 +295,8 @@ def run(
         if state.exhausted:
             log(f"no better validation since step {state.best_step}: stopped at {state.step}")
             break
-    log(f"waited for data {batches.share:.1%} of the time")
+    share = batches.waited / max(batches.waited + stepped, 1e-9)
+    log(f"waited for data {share:.1%} of the time of steps")
     bar.close()
     if events:
         events.close()
@@ -312,7 +337,7 @@ def save(state: State, checkpoint: Path) -> None:
 
 def leave(state: State, events: Events | None) -> None:
     """End the process after SIGTERM with the status that says so, the first process last."""
-    log(f"terminated at step {state.step}; the same command goes on from its checkpoint")
+    log(f"terminated at step {state.step}; the same command goes on from step {state.saved_step}")
     state.fabric.barrier()
     if events:
         events.close()

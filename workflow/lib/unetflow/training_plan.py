@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unetflow.geometry import unet_geometry
+from unetflow.geometry import Geometry, unet_geometry
 from unetflow.inference import build
 from unetflow.progress import log, track
 from unetflow.settings import ExperimentSettings, UNetSettings
@@ -32,7 +32,10 @@ LARGEST_BATCH = 8
 NARROWEST = 8
 SHARE_OF_PIXELS = 0.05
 LIBRARIES_BYTES = 150_000_000
-PROCESS_MB = 1500
+PROCESS_MB = {"cpu": 1500, "auto": 4000, "gpu": 4000}
+"""Of a process with its libraries; those of a GPU are large."""
+VALIDATION_BYTES = {"held": 5, "scored": 33}
+"""Of a voxel: of every validation image, and of the one that is being scored."""
 
 
 @dataclass(frozen=True)
@@ -49,45 +52,72 @@ class Fingerprint:
         Median diameter of objects, pixels: of a disc or ball of the same size.
     pixels : int
         Of all annotated images together.
+    largest : int
+        Of the largest of them.
     """
 
     images: int
+    channels: int
     shape: tuple[int, ...]
     object_extent: float
     pixels: int
+    largest: int
 
 
-def fingerprint(images: Path, index: Mapping[str, Any], dimensions: int) -> Fingerprint:
-    """Look at the annotated images of a dataset; objects are those that a network separates."""
+def fingerprint(
+    images: Path, index: Mapping[str, Any], dimensions: int, look: bool = True
+) -> Fingerprint:
+    """Return what a plan knows of a dataset; of objects only where it may `look` at all labels.
+
+    Raises
+    ------
+    ValueError
+        If no image is annotated.
+    """
     annotated = [entry for entry in index["images"] if entry["annotated"]]
+    if not annotated:
+        raise ValueError(
+            "training must have annotated images: the dataset has none; add masks for some"
+        )
     sizes: list[int] = []
-    for entry in track(annotated, "looking at objects", len(annotated)):
+    for entry in track(annotated, "looking at objects", len(annotated)) if look else ():
         _, instances = labels_of(open_image(images / entry["image"]), dimensions)
         whole = np.asarray(instances)
         for plane in np.ndindex(whole.shape[:-dimensions]):
-            counts = np.bincount(whole[plane].ravel())[1:]
-            sizes += counts[counts > 0].tolist()
+            _, counts = np.unique(whole[plane][whole[plane] > 0], return_counts=True)
+            sizes += counts.tolist()
     shapes = np.array([entry["shape"][-dimensions:] for entry in annotated])
+    pixels = [math.prod(entry["shape"]) // channels_of(entry) for entry in annotated]
     size = float(np.median(sizes)) if sizes else 1.0
     unit = math.pi / 4 if dimensions == 2 else math.pi / 6
     return Fingerprint(
         images=len(annotated),
+        channels=channels_of(annotated[0]),
         shape=tuple(int(extent) for extent in np.median(shapes, axis=0)),
         object_extent=round((size / unit) ** (1 / dimensions), 1),
-        pixels=sum(math.prod(entry["shape"]) for entry in annotated),
+        pixels=sum(pixels),
+        largest=max(pixels),
     )
 
 
-def step_bytes(model: UNetSettings, classes: int, batch: int, tile: Sequence[int]) -> int:
+def channels_of(entry: Mapping[str, Any]) -> int:
+    """Channels of an image in the index."""
+    return int(entry["shape"][entry["axes"].index("c")]) if "c" in entry["axes"] else 1
+
+
+def step_bytes(
+    model: UNetSettings, channels: int, classes: int, batch: int, tile: Sequence[int]
+) -> int:
     """Memory of one step of training in single precision, libraries included.
 
     Counted on tensors without data: what the backward pass keeps; three times the largest of it,
-    which is what passes through it at a time; weights, gradients and two moments. On a CPU, where
-    it was measured, processes took between six and eleven tenths of it.
+    which is what passes through it at a time (of volumes, which are rearranged for it, five times);
+    weights, gradients and two moments. On a CPU, where it was measured, processes took between six
+    and eleven tenths of it.
     """
     with torch.device("meta"):
-        network = build(model, 1, classes)
-        pixels = torch.empty((batch, 1, *tile))
+        network = build(model, channels, classes)
+        pixels = torch.empty((batch, channels, *tile))
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -102,7 +132,8 @@ def step_bytes(model: UNetSettings, classes: int, batch: int, tile: Sequence[int
         loss = nn.functional.cross_entropy(output, target)
     weights = sum(values.numel() * values.itemsize for values in network.parameters())
     del loss  # which has kept the tensors, and with them their addresses, until here
-    return sum(kept.values()) + 3 * max(kept.values()) + 4 * weights + LIBRARIES_BYTES
+    passing = (3 if len(tile) == 2 else 5) * max(kept.values())
+    return sum(kept.values()) + passing + 4 * weights + LIBRARIES_BYTES
 
 
 def plan(experiment: ExperimentSettings, of: Fingerprint, classes: int) -> dict[str, Any]:
@@ -123,20 +154,28 @@ def plan(experiment: ExperimentSettings, of: Fingerprint, classes: int) -> dict[
     reasons: dict[str, str] = {}
     model = experiment.model
     if "model.depth" in automatic:
-        depth, reasons["model.depth"] = chosen_depth(of, dimensions)
+        depth, reasons["model.depth"] = chosen_depth(experiment, of)
         model = model.model_copy(update={"depth": depth})
     if "model.width" in automatic:
-        width, reason = (16, "for the time it takes") if slow(experiment) else (32, "as nnU-Net")
+        narrow = experiment.train.device == "cpu"
+        width, reason = (16, "for the time it takes") if narrow else (32, "as nnU-Net")
         model, reasons["model.width"] = model.model_copy(update={"width": width}), reason
     tile = list(experiment.patches.tile_of(dimensions))
     if "patches.tile" in automatic:
-        wanted = [min(extent, LARGEST_OUTPUT[dimensions]) for extent in of.shape]
+        wanted = [
+            max(min(extent, LARGEST_OUTPUT[dimensions]), axis.divisor)
+            for extent, axis in zip(of.shape, model.geometry, strict=True)
+        ]
         tile = [axis.input_for(extent) for axis, extent in zip(model.geometry, wanted, strict=True)]
         reasons["patches.tile"] = f"predicts {times(wanted)} of images of {times(of.shape)} at once"
+    else:
+        check_tile("patches.tile", tile, model)
+    if experiment.predict.tile is not None:
+        check_tile("predict.tile", experiment.per_axis(experiment.predict.tile), model)
     batch = experiment.train.devices if "train.batch" in automatic else experiment.train.batch
-    model, tile = fitting(experiment, model, tile, batch, classes, reasons)
+    model, tile = fitting(experiment, of, model, tile, batch, classes, reasons)
     if "train.batch" in automatic:
-        batch, reasons["train.batch"] = chosen_batch(experiment, model, tile, classes, of)
+        batch, reasons["train.batch"] = chosen_batch(experiment, of, model, tile, classes)
     values = {
         "model.depth": model.depth,
         "model.width": model.width,
@@ -147,13 +186,10 @@ def plan(experiment: ExperimentSettings, of: Fingerprint, classes: int) -> dict[
         "values": {key: values[key] for key in automatic},
         "reasons": {key: reasons[key] for key in automatic},
         "fingerprint": asdict(of),
-        "step_bytes": step_bytes(model, classes, batch // experiment.train.devices, tile),
+        "step_bytes": step_bytes(
+            model, of.channels, classes, batch // experiment.train.devices, tile
+        ),
     }
-
-
-def slow(experiment: ExperimentSettings) -> bool:
-    """Whether it is known that there will be no GPU."""
-    return experiment.train.device == "cpu"
 
 
 def times(extents: Sequence[int]) -> str:
@@ -161,9 +197,44 @@ def times(extents: Sequence[int]) -> str:
     return " x ".join(map(str, extents))
 
 
-def chosen_depth(of: Fingerprint, dimensions: int) -> tuple[int, str]:
-    """Return the least number of poolings with which an object's whole surroundings are seen."""
-    halos = {depth: unet_geometry(depth, dimensions)[0].halo for depth in DEPTHS[dimensions]}
+def check_tile(name: str, tile: Sequence[int], model: UNetSettings) -> None:
+    """Refuse a tile that is set and does not suit the network that is planned."""
+    for axis, extent in zip(model.geometry, tile, strict=True):
+        try:
+            axis.step(extent)
+        except ValueError as error:
+            raise ValueError(
+                f"{name} must suit the planned depth {model.depth}, or be auto: {error}"
+            ) from error
+
+
+def admits(geometry: Geometry, tile: Sequence[int]) -> bool:
+    """Whether a network accepts a tile and predicts a whole step of it."""
+    return all(
+        axis.is_admissible(extent) and extent - 2 * axis.halo >= axis.divisor
+        for axis, extent in zip(geometry, tile, strict=True)
+    )
+
+
+def chosen_depth(experiment: ExperimentSettings, of: Fingerprint) -> tuple[int, str]:
+    """Return the least number of poolings with which an object's whole surroundings are seen.
+
+    Tiles that are set must be admissible.
+    """
+    dimensions = experiment.model.dimensions
+    fixed = [] if "patches.tile" in experiment.automatic else [experiment.patches.tile]
+    fixed += [] if experiment.predict.tile is None else [experiment.predict.tile]
+    geometries = {depth: unet_geometry(depth, dimensions) for depth in DEPTHS[dimensions]}
+    halos = {
+        depth: geometry[0].halo
+        for depth, geometry in geometries.items()
+        if all(admits(geometry, experiment.per_axis(tile)) for tile in fixed)
+    }
+    if not halos:
+        raise ValueError(
+            f"model.depth auto must suit the tiles that are set: got {fixed}, which no depth of "
+            f"{min(geometries)} to {max(geometries)} accepts; set patches.tile to auto"
+        )
     within = {depth: halo for depth, halo in halos.items() if halo <= min(of.shape)}
     depths = within or {min(halos): halos[min(halos)]}
     depth = next((depth for depth in depths if depths[depth] >= of.object_extent), max(depths))
@@ -172,6 +243,7 @@ def chosen_depth(of: Fingerprint, dimensions: int) -> tuple[int, str]:
 
 def fitting(
     experiment: ExperimentSettings,
+    of: Fingerprint,
     model: UNetSettings,
     tile: list[int],
     batch: int,
@@ -180,8 +252,10 @@ def fitting(
 ) -> tuple[UNetSettings, list[int]]:
     """Lower tile, then width, where they are to be chosen, until a step fits the memory."""
     budget, share = experiment.train.memory_gb, batch // experiment.train.devices
+    if not experiment.automatic:
+        return model, tile
     smallest = [axis.input_for(axis.divisor) for axis in model.geometry]
-    while (need := step_bytes(model, classes, share, tile)) > budget * 1e9:
+    while (need := step_bytes(model, of.channels, classes, share, tile)) > budget * 1e9:
         spare = [extent - least for extent, least in zip(tile, smallest, strict=True)]
         if "patches.tile" in experiment.automatic and max(spare) > 0:
             longest = spare.index(max(spare))
@@ -201,16 +275,16 @@ def fitting(
 
 def chosen_batch(
     experiment: ExperimentSettings,
+    of: Fingerprint,
     model: UNetSettings,
     tile: Sequence[int],
     classes: int,
-    of: Fingerprint,
 ) -> tuple[int, str]:
     """Return the largest batch, of doublings, that fits the memory and shows few of all pixels."""
     devices, budget = experiment.train.devices, experiment.train.memory_gb
     output = math.prod(n - 2 * axis.halo for n, axis in zip(tile, model.geometry, strict=True))
     share, reason = 1, f"the largest that fits {budget:g} GB"
-    while step_bytes(model, classes, 2 * share, tile) <= budget * 1e9:
+    while step_bytes(model, of.channels, classes, 2 * share, tile) <= budget * 1e9:
         if 2 * share * devices > LARGEST_BATCH:
             reason = "enough for a steady gradient"
             break
@@ -221,20 +295,24 @@ def chosen_batch(
     return share * devices, reason
 
 
-def what_fits(experiment: ExperimentSettings, classes: int) -> str:
+def what_fits(experiment: ExperimentSettings, channels: int, classes: int) -> str:
     """Say which smaller step needs at most three quarters of the memory of the one that failed."""
-    dimensions, geometry = experiment.model.dimensions, experiment.model.geometry
-    share = experiment.train.batch // experiment.train.devices
+    model, devices = experiment.model, experiment.train.devices
+    batch = experiment.train.batch // devices
     tile = list(experiment.per_axis(experiment.patches.tile))
-    failed = step_bytes(experiment.model, classes, share, tile)
+    failed = step_bytes(model, channels, classes, batch, tile)
     limit = failed - (failed - LIBRARIES_BYTES) / 4
-    if share > 1:
-        batch = share // 2 * experiment.train.devices
-        return f"set train.batch to {batch}"
-    least = [axis.input_for(axis.divisor) for axis in geometry]
-    while step_bytes(experiment.model, classes, share, tile) > limit and tile != least:
-        longest = max(range(dimensions), key=lambda axis: tile[axis] - least[axis])
-        tile[longest] -= geometry[longest].divisor
+    while batch > 1 and step_bytes(model, channels, classes, batch, tile) > limit:
+        batch //= 2
+    if step_bytes(model, channels, classes, batch, tile) <= limit:
+        return f"set train.batch to {batch * devices}"
+    least = [axis.input_for(axis.divisor) for axis in model.geometry]
+    while step_bytes(model, channels, classes, batch, tile) > limit:
+        spare = [extent - smallest for extent, smallest in zip(tile, least, strict=True)]
+        if max(spare) <= 0:
+            return "lower model.width"
+        longest = spare.index(max(spare))
+        tile[longest] -= model.geometry[longest].divisor
     return f"set patches.tile to {tile}, or lower model.width"
 
 
@@ -253,16 +331,14 @@ def write_plan(
         Says what the plan was made from.
     """
     facts = read_json(index)
-    classes, dimensions = len(facts["class_names"]), experiment.model.dimensions
-    if experiment.automatic:
-        made = plan(experiment, fingerprint(images, facts, dimensions), classes)
-    else:
-        share = experiment.train.batch // experiment.train.devices
-        tile = experiment.patches.tile_of(dimensions)
-        need = step_bytes(experiment.model, classes, share, tile)
-        made = {"values": {}, "reasons": {}, "step_bytes": need}
-    on_cpu = 0 if experiment.train.device == "gpu" else made["step_bytes"]
-    mem_mb = (PROCESS_MB + on_cpu // 10**6) * experiment.train.devices
+    look = "model.depth" in experiment.automatic
+    of = fingerprint(images, facts, experiment.model.dimensions, look)
+    made = plan(experiment, of, len(facts["class_names"]))
     for name, value in made["values"].items():
         log(f"{name}: {value} ({made['reasons'][name]})")
+    train = experiment.train
+    on_host = 0 if train.device == "gpu" else made["step_bytes"]
+    held = VALIDATION_BYTES["held"] * of.pixels // experiment.split.folds
+    validation = held + VALIDATION_BYTES["scored"] * of.largest
+    mem_mb = train.devices * (PROCESS_MB[train.device] + on_host // 10**6) + validation // 10**6
     write_json(output, {"key": key, **made, "mem_mb": mem_mb})
