@@ -87,17 +87,15 @@ def images_in(experiment, split, part):
 
 def settings_to_plan(experiment):
     """Sections that the plan of a training depends on."""
-    chosen = EXPERIMENTS[experiment].model_dump(
-        mode="json",
-        include={
-            "model": True,
-            "automatic": True,
-            "patches": {"tile"},
-            "predict": {"tile"},
-            "split": {"folds"},
-            "train": {"batch", "devices", "device", "memory_gb"},
-        },
-    )
+    parts = {
+        "model": True,
+        "automatic": True,
+        "patches": {"tile"},
+        "predict": {"tile"},
+        "split": {"folds"},
+        "train": {"batch", "devices", "device", "memory_gb"},
+    }
+    chosen = EXPERIMENTS[experiment].model_dump(mode="json", include=parts)
     return chosen | {"dataset": dataset_name_of(experiment)}
 
 

@@ -54,9 +54,9 @@ rule train_model:
         "<logs>/train/{experiment}/{split}/seed{seed}.log",
     benchmark:
         "<costs>/train/{experiment}/{split}_seed{seed}.tsv"
-    threads: training_threads
     # One that was terminated goes on from its checkpoint.
     retries: 2
+    threads: training_threads
     resources:
         mem_mb=lambda wildcards, input, attempt: (
             read_json(Path(input.plan))["mem_mb"] * attempt
