@@ -318,7 +318,6 @@ def as_planned(name, settings):
 
 def shown(experiments):
     """What the report is told: settings of experiments and datasets, makers of shared files."""
-    experiments = {name: as_planned(name, it) for name, it in experiments.items()}
     datasets = settings_files.datasets_of(experiments, REGISTRY, OVERRIDE)
     families = settings_files.load_families(FOLDER, experiments)
     follow = {"weights": WEIGHTS_FOLLOW, "patches": PATCHES_FOLLOW}
@@ -352,7 +351,7 @@ def shown_now(_wildcards):
                 {**experiments, name: settings}, REGISTRY, OVERRIDE
             )
             experiments[name] = settings
-    return shown(experiments)
+    return shown({name: as_planned(name, it) for name, it in experiments.items()})
 
 
 def archives_now(_wildcards):

@@ -4,6 +4,7 @@ rule build_report:
         summaries=expand(rules.summarise_experiment.output.summary, experiment=CHOSEN),
         predictions=unannotated_predictions,
         sheets=patch_sheets,
+        plans=training_plans(CHOSEN),
         archives=expand(rules.summarise_archive.output.summary, archive=ARCHIVES),
     output:
         page=report(
@@ -21,7 +22,7 @@ rule build_report:
     params:
         code=code("build_report.py"),
         results=in_results(""),
-        shown=shown(CHOSEN),
+        shown=lambda wildcards: shown({name: settled(name) for name in CHOSEN}),
         archives=ARCHIVES,
         template=digest((ROOT / "workflow/report/index.html.j2").read_text()),
         page=in_results("report/index.html"),
