@@ -230,7 +230,12 @@ def test_tiles_that_are_set_decide_the_depth() -> None:
 
 def test_a_stack_thinner_than_a_step_has_an_admissible_tile() -> None:
     chosen = automatic(model={"dimensions": 3, "depth": 3})
-    settled(chosen, plan(chosen, dataset((3, 200, 200), 20), 2)["values"])
+    made = settled(chosen, plan(chosen, dataset((3, 200, 200), 20), 2)["values"])
+    steps = [
+        axis.step(extent)
+        for axis, extent in zip(made.model.geometry, made.patches.tile_of(3), strict=True)
+    ]
+    assert min(steps) == steps[0] == 8  # one step covers the three planes
 
 
 @pytest.mark.parametrize(

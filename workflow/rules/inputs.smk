@@ -99,18 +99,15 @@ def settings_to_plan(experiment):
     return chosen | {"dataset": dataset_name_of(experiment)}
 
 
-def training_plan_code(wildcards):
+def training_plan_code(experiment):
     """Digest of the code that plans a training."""
-    network = EXPERIMENTS[wildcards.experiment].model.network
-    return code("plan_training.py", f"models.{network}")
+    return code("plan_training.py", f"models.{EXPERIMENTS[experiment].model.network}")
 
 
 def training_plan_key(experiment):
     """What the plan of a training is made from."""
     key = dataset_key(dataset_name_of(experiment))
-    network = EXPERIMENTS[experiment].model.network
-    planner = code("plan_training.py", f"models.{network}")
-    return digest(key, settings_to_plan(experiment), planner)
+    return digest(key, settings_to_plan(experiment), training_plan_code(experiment))
 
 
 def settled(experiment):

@@ -13,7 +13,7 @@ checkpoint plan_training:
         mem_mb=4000,
         runtime=30,
     params:
-        code=training_plan_code,
+        code=lambda wildcards: training_plan_code(wildcards.experiment),
         key=lambda wildcards: training_plan_key(wildcards.experiment),
         settings=lambda wildcards: settings_to_plan(wildcards.experiment),
     script:

@@ -66,9 +66,8 @@ def gathered(fabric: Fabric, part: Tensor) -> Tensor:
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device's memory is full."""
     # Only a GPU's allocator has a class of errors of its own.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(
-        error
-    )
+    of_cpu = "DefaultCPUAllocator" in str(error)
+    return of_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def as_stored(pixels: Tensor) -> Tensor:

@@ -46,6 +46,8 @@ class Fingerprint:
     ----------
     images : int
         How many are annotated.
+    channels : int
+        Of each.
     shape : tuple of int
         Their median extents along the network's axes.
     object_extent : float
