@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from unetflow.geometry import geometry_to_json, mirrored
 from unetflow.inference import (
-    ORIENTATIONS,
     Model,
     array_reader,
     build,
@@ -26,12 +25,9 @@ from unetflow.inference import (
     load,
     logits,
     probabilities,
+    reach,
     sha256,
     softmax,
-    turn,
-    turn_region,
-    unturn,
-    unturn_region,
 )
 from unetflow.settings import UNetSettings
 from unetflow.store import write_json
@@ -93,6 +89,7 @@ def cases(draw: st.DrawFn, model: Model, largest: int) -> Case:
 
 
 EXACT = network(whole_numbers=True)
+SMALL_VOLUMES = network(3, 1, 1, whole_numbers=True)
 
 
 @given(cases(EXACT, 120))
@@ -254,30 +251,33 @@ def test_a_turned_image_gets_the_turned_mean() -> None:
         np.testing.assert_allclose(turned_back(found, turns, mirror), straight, atol=1e-6)
 
 
-def test_orientations_are_the_eight_symmetries_and_the_first_four_the_rotations() -> None:
-    pixels = np.arange(6, dtype=np.float32).reshape(2, 3)
-    found = [turn(pixels, orientation).tolist() for orientation in ORIENTATIONS]
-    rotations = [np.rot90(pixels, turns).tolist() for turns in range(4)]
-    mirrored_ones = [np.rot90(pixels[:, ::-1], turns).tolist() for turns in range(4)]
-    assert sorted(found[:4]) == sorted(rotations)
-    assert sorted(found[4:]) == sorted(mirrored_ones)
-
-
-@pytest.mark.parametrize("orientation", ORIENTATIONS)
-@given(data=st.data(), extents=st.tuples(st.integers(1, 9), st.integers(1, 9)))
-def test_turning_and_turning_back_are_inverse(
-    orientation: tuple[bool, bool, bool], data: st.DataObject, extents: tuple[int, int]
+@given(cases(SMALL_VOLUMES, 24), st.sampled_from([16, 48]))
+@settings(deadline=None, max_examples=10)
+def test_the_mean_over_a_volumes_symmetries_is_the_same_for_any_tile_and_region(
+    case: Case, count: int
 ) -> None:
-    pixels = np.arange(2 * extents[0] * extents[1], dtype=np.float32).reshape(2, *extents)
-    image = turn(pixels, orientation)
-    np.testing.assert_array_equal(unturn(image, orientation), pixels)
-    region = []
-    for extent in extents:
-        start = data.draw(st.integers(0, extent - 1))
-        region.append(slice(start, data.draw(st.integers(start + 1, extent))))
-    moved = turn_region(tuple(region), image.shape[-2:], orientation)
-    assert unturn_region(moved, image.shape[-2:], orientation) == tuple(region)
-    np.testing.assert_array_equal(image[:, *moved], turn(pixels[:, *region], orientation))
+    shape, tile, region = case
+    read = array_reader(grey(shape, whole_numbers=True))
+    whole = probabilities(SMALL_VOLUMES, read, shape, everything(shape), None, count)
+    part = probabilities(SMALL_VOLUMES, read, shape, region, tile, count)
+    assert part.tobytes() == np.ascontiguousarray(whole[:, *region]).tobytes()
+
+
+@given(cases(EXACT, 70), st.sampled_from([1, 4, 8]))
+@settings(deadline=None, max_examples=40)
+def test_a_region_reads_what_it_says_and_all_of_it(case: Case, count: int) -> None:
+    shape, tile, region = case
+    pixels = grey(shape)
+    asked = [np.zeros(extent, bool) for extent in shape]
+
+    def read(part: tuple[slice, ...]) -> NDArray[np.float32]:
+        for axis, along in enumerate(part):
+            asked[axis][along] = True
+        return pixels[:, *part]
+
+    probabilities(EXACT, read, shape, region, tile, count)
+    for along, part in zip(asked, reach(EXACT.geometry, shape, region, tile, count), strict=True):
+        assert (np.flatnonzero(along)[[0, -1]] == (part.start, part.stop - 1)).all()
 
 
 @given(st.integers(1, 4).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, 2**32))))

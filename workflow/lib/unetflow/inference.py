@@ -21,26 +21,21 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from unetflow.geometry import Geometry, Span, geometry_from_json, mirrored, tiles
+from unetflow.geometry import (
+    Geometry,
+    Span,
+    axis_tiles,
+    geometry_from_json,
+    mirrored,
+    tiles,
+)
+from unetflow.orientations import Orientation, Region
+from unetflow.orientations import orientations as orientations_of
 from unetflow.settings import UNetSettings
 from unetflow.store import read_json
 
-Region = tuple[slice, ...]
 Reader = Callable[[Region], NDArray[np.float32]]
 """From a spatial region inside the image to its normalised pixels (channel, *region)."""
-
-# Whether to transpose the plane, then to reverse its rows, then its columns: the four turns by 90°
-# first, then their mirror images.
-ORIENTATIONS = (
-    (False, False, False),
-    (True, True, False),
-    (False, True, True),
-    (True, False, True),
-    (True, False, False),
-    (False, True, False),
-    (True, True, True),
-    (False, False, True),
-)
 
 
 @dataclass(frozen=True)
@@ -203,74 +198,80 @@ def probabilities(
     tile: Sequence[int] | None,
     orientations: int = 1,
 ) -> NDArray[np.float32]:
-    """Class probabilities (classes, *region), averaged over axis-aligned orientations of the plane.
+    """Class probabilities (classes, *region), averaged over axis-aligned orientations.
 
     Each orientation is tiled in its own frame, counted from the turned image's origin, so the mean
     is as independent of tile and region as a single prediction.
 
     Parameters
     ----------
-    orientations : 1, 4 or 8
-        One; the four turns by 90°; these and their mirror images.
+    orientations : 1, 4, 8, 16 or 48
+        See `orientations.orientations`.
     """
-    total: NDArray[np.float32] | None = None
-    for orientation in ORIENTATIONS[:orientations]:
-        turned_shape = (*shape[:-2], *(shape[:-3:-1] if orientation[0] else shape[-2:]))
-
-        def turned_read(
-            part: Region,
-            orientation: tuple[bool, bool, bool] = orientation,
-            turned_shape: tuple[int, ...] = tuple(turned_shape),
-        ) -> NDArray[np.float32]:
-            return turn(read(unturn_region(part, turned_shape, orientation)), orientation)
-
-        turned_tile = tile and (*tile[:-2], *(tile[:-3:-1] if orientation[0] else tile[-2:]))
-        turned_region = turn_region(region, turned_shape, orientation)
-        predicted = logits(model, turned_read, turned_shape, turned_region, turned_tile)
-        straight = unturn(softmax(predicted), orientation)
-        total = straight if total is None else total + straight
-    if total is None:
-        raise ValueError(f"orientations must be 1, 4 or 8: got {orientations}")
+    predicted = (
+        softmax(turned_logits(model, read, shape, region, tile, orientation))
+        for orientation in orientations_of(orientations, len(shape))
+    )
+    total = next(predicted)
+    for one in predicted:
+        total += one
     return total / np.float32(orientations)
 
 
-def turn(pixels: NDArray[np.float32], orientation: tuple[bool, bool, bool]) -> NDArray[np.float32]:
-    """Turn the last two axes of an array."""
-    transpose, rows, columns = orientation
-    pixels = pixels.swapaxes(-2, -1) if transpose else pixels
-    return pixels[..., :: -1 if rows else 1, :: -1 if columns else 1]
-
-
-def unturn(
-    pixels: NDArray[np.float32], orientation: tuple[bool, bool, bool]
+def turned_logits(
+    model: Model,
+    read: Reader,
+    shape: Sequence[int],
+    region: Region,
+    tile: Sequence[int] | None,
+    orientation: Orientation,
 ) -> NDArray[np.float32]:
-    """Undo `turn`."""
-    transpose, rows, columns = orientation
-    pixels = pixels[..., :: -1 if rows else 1, :: -1 if columns else 1]
-    return pixels.swapaxes(-2, -1) if transpose else pixels
+    """Logits (classes, *region), in the frame of the image, of what the network sees turned."""
+
+    def turned_read(part: Region) -> NDArray[np.float32]:
+        return orientation.turn(read(orientation.region_back(part, shape)))
+
+    found = logits(
+        model,
+        turned_read,
+        orientation.permuted(shape),
+        orientation.region(region, shape),
+        tile and orientation.permuted(tile),
+    )
+    return orientation.turn_back(found)
 
 
-def turn_region(
-    region: Region, turned_shape: Sequence[int], orientation: tuple[bool, bool, bool]
+def reach(
+    geometry: Geometry,
+    shape: Sequence[int],
+    region: Region,
+    tile: Sequence[int] | None,
+    orientations: int = 1,
 ) -> Region:
-    """Where a region of the image lies in the turned image."""
-    transpose, rows, columns = orientation
-    row, column = (region[-1], region[-2]) if transpose else region[-2:]
-    row = reverse(row, turned_shape[-2]) if rows else row
-    column = reverse(column, turned_shape[-1]) if columns else column
-    return (*region[:-2], row, column)
+    """Part of an image that the prediction of a region reads, in all its orientations."""
+    starts, stops = list(shape), [0] * len(shape)
+    for orientation in orientations_of(orientations, len(shape)):
+        turned, turned_shape = orientation.region(region, shape), orientation.permuted(shape)
+        spans = [
+            axis_tiles(part.start, part.stop, axis, extent)
+            for part, axis, extent in zip(
+                turned,
+                geometry,
+                orientation.permuted(tile) if tile else (None,) * len(shape),
+                strict=True,
+            )
+        ]
+        read = tuple(
+            within(min(span.read_start for span in on), max(span.read_stop for span in on), extent)
+            for on, extent in zip(spans, turned_shape, strict=True)
+        )
+        for axis, part in enumerate(orientation.region_back(read, shape)):
+            starts[axis] = min(starts[axis], part.start)
+            stops[axis] = max(stops[axis], part.stop)
+    return tuple(slice(start, stop) for start, stop in zip(starts, stops, strict=True))
 
 
-def unturn_region(
-    region: Region, turned_shape: Sequence[int], orientation: tuple[bool, bool, bool]
-) -> Region:
-    """Where a region of the turned image lies in the image."""
-    transpose, rows, columns = orientation
-    row = reverse(region[-2], turned_shape[-2]) if rows else region[-2]
-    column = reverse(region[-1], turned_shape[-1]) if columns else region[-1]
-    return (*region[:-2], column, row) if transpose else (*region[:-2], row, column)
-
-
-def reverse(part: slice, extent: int) -> slice:
-    """Return the same samples counted from the other end of the axis."""
-    return slice(extent - part.stop, extent - part.start)
+def within(start: int, stop: int, extent: int) -> slice:
+    """Part of an axis that samples `start..stop-1` come from, those beyond its ends mirrored."""
+    index = mirrored(start, stop, extent)
+    return slice(int(index.min()), int(index.max()) + 1)
