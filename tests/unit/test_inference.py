@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from unetflow.geometry import geometry_to_json, mirrored
+from unetflow.geometry import geometry_to_json, mirrored, reach
 from unetflow.inference import (
     Model,
     array_reader,
@@ -25,7 +25,6 @@ from unetflow.inference import (
     load,
     logits,
     probabilities,
-    reach,
     sha256,
     softmax,
 )

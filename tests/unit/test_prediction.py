@@ -2,83 +2,26 @@
 
 from __future__ import annotations
 
-import gc
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
-import tifffile
 import torch
-from numpy.typing import NDArray
+from small_model import OFFSET, SCALE, TILE, grey, settings, small_shards, whole, write_model
 
-from unetflow import prediction, store
-from unetflow.geometry import geometry_to_json
-from unetflow.inference import Model, array_reader, build, load, logits, sha256, softmax
+from unetflow import store
+from unetflow.inference import load
 from unetflow.intensity import histogram, normalisation
-from unetflow.prediction import predict_block, predict_image, predict_images, shard_regions
-from unetflow.settings import IntensitySettings, PredictSettings, UNetSettings
-from unetflow.store import create_array, create_image, open_image, read_json, write_json
+from unetflow.predicted import foreground, probabilities
+from unetflow.prediction import Job, predict_image, predict_images
+from unetflow.settings import IntensitySettings
+from unetflow.store import create_image, open_image, shard_regions
+
+__all__ = ["small_shards"]
 
 torch.set_num_threads(1)
-
-TILE = 26
-OFFSET, SCALE = 100.0, 40.0
-
-
-def write_model(
-    folder: Path, dimensions: int = 2, channels: int = 1, classes: int = 2, **intensity: Any
-) -> Path:
-    torch.manual_seed(0)
-    chosen = UNetSettings(dimensions=dimensions, width=2, depth=1)
-    network = build(chosen, channels, classes)
-    tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
-    folder.mkdir()
-    safetensors.torch.save_file(tensors, folder / "model.safetensors")
-    statistics = {"offset": [OFFSET] * channels, "scale": [SCALE] * channels}
-    write_json(
-        folder / "model.json",
-        {
-            "network": chosen.model_dump(mode="json"),
-            "geometry": geometry_to_json(chosen.geometry),
-            "channels": channels,
-            "class_names": ["background", "cell", "border"][:classes],
-            "intensity": IntensitySettings(**intensity).model_dump(mode="json") | statistics,
-            "tile": [TILE] * dimensions,
-            "weights_sha256": sha256(folder / "model.safetensors"),
-        },
-    )
-    return folder
-
-
-def chosen(**settings: Any) -> PredictSettings:
-    return PredictSettings(**{"device": "cpu", "threads": 1, "dtype": "float32"} | settings)
-
-
-def job(**settings: Any) -> dict[str, Any]:
-    return {"tile": [TILE, TILE], "settings": chosen(**settings).model_dump(mode="json")}
-
-
-def grey(shape: tuple[int, ...], dtype: str = "uint8") -> NDArray[np.generic]:
-    return np.random.default_rng(0).integers(0, 250, shape).astype(dtype)
-
-
-def whole(model: Model, image: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Foreground probabilities of a normalised image (channel, *spatial) in one tile."""
-    extents = image.shape[1:]
-    everything = tuple(slice(0, extent) for extent in extents)
-    read = array_reader(image.astype(np.float32))
-    return softmax(logits(model, read, extents, everything, None))[1:]
-
-
-@pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make several shards of images of tens of pixels."""
-    monkeypatch.setattr(store, "CHUNK", 16)
-    monkeypatch.setattr(store, "SHARD", 32)
-
 
 SHAPES = [("yx", (70, 45)), ("yx", (33, 97)), ("yx", (5, 3)), ("zyx", (3, 40, 35))]
 
@@ -93,7 +36,7 @@ def test_a_prediction_equals_inference_of_the_whole_image(
     pixels, size = grey(shape), {"y": 0.5, "x": 0.25}
     create_image(tmp_path / "image", axes, shape, np.uint8, size)[...] = pixels
     model = load(write_model(tmp_path / "model"), "cpu", "32")
-    predict_image(model, open_image(tmp_path / "image"), tmp_path / "out", (TILE, TILE), chosen())
+    predict_image(model, open_image(tmp_path / "image"), tmp_path / "out", (TILE, TILE), settings())
     found = open_image(tmp_path / "out")
     assert found.axes == "c" + axes
     assert found.voxel_size_um == size
@@ -114,9 +57,9 @@ def test_a_volume_by_a_3d_network_equals_inference_of_the_whole(
     create_image(tmp_path / "image", "zyx", pixels.shape, np.uint8, {})[...] = pixels
     model = load(write_model(tmp_path / "model", dimensions=3), "cpu", "32")
     tile = (20, 26, 22)
-    predict_image(model, open_image(tmp_path / "image"), tmp_path / "out", tile, chosen())
+    predict_image(model, open_image(tmp_path / "image"), tmp_path / "out", tile, settings())
     found = open_image(tmp_path / "out").array
-    assert len(shard_regions(found, 3)) == 4
+    assert len(shard_regions(found, 3)) == 12
     expected = whole(model, (pixels[None] - OFFSET) / SCALE)
     np.testing.assert_allclose(found[...], expected, atol=1e-5)
 
@@ -125,7 +68,7 @@ def test_several_channels_and_classes_keep_their_order(tmp_path: Path) -> None:
     pixels = grey((2, 40, 35), "uint16")
     create_image(tmp_path / "image", "cyx", pixels.shape, np.uint16, {})[...] = pixels
     model = load(write_model(tmp_path / "model", channels=2, classes=3), "cpu", "32")
-    predict_image(model, open_image(tmp_path / "image"), tmp_path / "out", (TILE, TILE), chosen())
+    predict_image(model, open_image(tmp_path / "image"), tmp_path / "out", (TILE, TILE), settings())
     found = open_image(tmp_path / "out").array
     assert found.shape == (2, 40, 35)
     np.testing.assert_allclose(found[...], whole(model, (pixels - OFFSET) / SCALE), atol=1e-5)
@@ -136,7 +79,7 @@ def test_an_image_is_normalised_by_its_own_statistics_where_the_model_was(tmp_pa
     create_image(tmp_path / "image", "yx", pixels.shape, np.uint8, {})[...] = pixels
     intensity = {"source": "image", "normalise": "percentile"}
     model = load(write_model(tmp_path / "model", **intensity), "cpu", "32")
-    predict_image(model, open_image(tmp_path / "image"), tmp_path / "out", (TILE, TILE), chosen())
+    predict_image(model, open_image(tmp_path / "image"), tmp_path / "out", (TILE, TILE), settings())
     own = normalisation([histogram(pixels, "image")], IntensitySettings(**intensity))
     expected = whole(model, own.apply(pixels[None]))
     np.testing.assert_allclose(open_image(tmp_path / "out").array[...], expected, atol=1e-5)
@@ -152,28 +95,11 @@ def test_half_precision_storage_rounds_and_changes_nothing_else(tmp_path: Path) 
             open_image(tmp_path / "image"),
             tmp_path / dtype,
             (TILE, TILE),
-            chosen(dtype=dtype, orientations=8),
+            settings(dtype=dtype, orientations=8),
         )
     half, single = (open_image(tmp_path / dtype).array[...] for dtype in ("float16", "float32"))
     assert half.dtype == np.float16
     assert half.tobytes() == single.astype(np.float16).tobytes()
-
-
-@pytest.mark.parametrize(
-    ("shape", "shard"), [((1, 70, 45), (1, 32, 32)), ((1, 3, 64, 33), (1, 2, 32, 32))]
-)
-def test_regions_are_whole_shards_and_cover_the_array_once(
-    tmp_path: Path, shape: tuple[int, ...], shard: tuple[int, ...]
-) -> None:
-    chunk = (*(1,) * (len(shape) - 2), 16, 16)
-    array = create_array(tmp_path / "a", "czyx"[-len(shape) :], shape, "u1", chunk, shard)
-    covered = np.zeros(shape[1:], int)
-    for region in shard_regions(array, len(shape) - 1):
-        covered[region] += 1
-        for part, step, extent in zip(region, shard[1:], shape[1:], strict=True):
-            assert part.start % step == 0
-            assert part.stop in (part.start + step, extent)
-    assert (covered == 1).all()
 
 
 def test_images_are_predicted_into_one_folder_with_the_models_tile(tmp_path: Path) -> None:
@@ -182,7 +108,7 @@ def test_images_are_predicted_into_one_folder_with_the_models_tile(tmp_path: Pat
         pixels = grey((40 + number, 35))
         create_image(tmp_path / name, "yx", pixels.shape, np.uint8, {})[...] = pixels
     paths = [tmp_path / name for name in "ab"]
-    predict_images(model, paths, tmp_path / "out", chosen())
+    predict_images(model, paths, tmp_path / "out", settings())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b"]
     for path in paths:
         pixels = open_image(path).array[...]
@@ -198,142 +124,79 @@ def test_an_image_that_fails_leaves_none_of_the_folder(tmp_path: Path) -> None:
         "bad: the model takes 1 channels: the image has 2; choose channels or another model"
     )
     with pytest.raises(ValueError, match=message):
-        predict_images(model, [tmp_path / "good", tmp_path / "bad"], tmp_path / "out", chosen())
+        predict_images(model, [tmp_path / "good", tmp_path / "bad"], tmp_path / "out", settings())
     assert {path.name for path in tmp_path.iterdir()} == {"model", "good", "bad"}
 
 
-# ---------------------------------------------------------------------------------- blocks
+def stored(tmp_path: Path, name: str, **changes: Any) -> store.Image:
+    """Predict one image of two channels by a model of three classes."""
+    pixels = grey((2, 40, 35))
+    if not (tmp_path / "image").exists():
+        create_image(tmp_path / "image", "cyx", pixels.shape, np.uint8, {})[...] = pixels
+        write_model(tmp_path / "model", channels=2, classes=3)
+    model = load(tmp_path / "model", "cpu", "32")
+    image = open_image(tmp_path / "image")
+    predict_image(model, image, tmp_path / name, (TILE, TILE), settings(**changes))
+    store.validate(tmp_path / name)
+    return open_image(tmp_path / name)
 
 
-def predicted(tmp_path: Path, volume: Path) -> dict[str, Any]:
-    """Predict a volume as a block; return its receipt after looking for leftovers."""
-    model = write_model(tmp_path / "model")
-    output, receipt = tmp_path / "out/prediction", tmp_path / "out/receipt.json"
-    predict_block(model, volume, output, receipt, job())
-    facts = read_json(receipt)
-    assert set(facts) == {"state", "reason", "seconds"}
-    assert facts["seconds"] >= 0
-    names = {"receipt.json"} | ({"prediction"} if facts["state"] == "done" else set())
-    assert {path.name for path in (tmp_path / "out").iterdir()} == names
-    return facts
+def test_every_kind_of_output_reads_back_as_probabilities(tmp_path: Path) -> None:
+    exact = stored(tmp_path, "float32").array[...]
+    for name, bound, changes in (
+        ("half", 1e-3, {"dtype": "float16"}),
+        ("bytes", 0.5 / 255 + 1e-6, {"dtype": "uint8"}),
+        ("logits", 1e-6, {"output": "logits", "dtype": "float32"}),
+    ):
+        found = stored(tmp_path, name, **changes)
+        np.testing.assert_allclose(probabilities(found), exact, atol=bound)
+        np.testing.assert_allclose(foreground(found), exact.sum(axis=0), atol=2 * bound)
+        part = (slice(3, 20), slice(5, 6))
+        np.testing.assert_array_equal(probabilities(found, part), probabilities(found)[:, *part])
 
 
-@pytest.mark.parametrize("shape", [(40, 35), (3, 40, 35)])
-def test_a_tiff_file_is_predicted_as_the_same_pixels_in_ome_zarr(
-    tmp_path: Path, shape: tuple[int, ...]
+def test_a_class_map_is_the_most_probable_class(tmp_path: Path) -> None:
+    exact = stored(tmp_path, "float32").array[...]
+    found = stored(tmp_path, "classes", output="classes")
+    every = np.concatenate([1 - exact.sum(axis=0, keepdims=True), exact])
+    assert found.array.dtype == np.uint8
+    np.testing.assert_array_equal(found.array[0], every.argmax(axis=0))
+    np.testing.assert_array_equal(probabilities(found).argmax(axis=0)[found.array[0] == 2], 1)
+    np.testing.assert_array_equal(foreground(found), found.array[0] > 0)
+
+
+def test_chosen_classes_alone_are_stored_in_their_order(tmp_path: Path) -> None:
+    exact = stored(tmp_path, "float32").array[...]
+    found = stored(tmp_path, "chosen", channels=("border", "background"))
+    np.testing.assert_array_equal(found.array[0], exact[1])
+    np.testing.assert_allclose(found.array[1], 1 - exact.sum(axis=0), atol=1e-6)
+    np.testing.assert_array_equal(probabilities(found)[1], exact[1])
+    assert not probabilities(found)[0].any()
+    with pytest.raises(ValueError, match="must be classes of the model, background, cell, border"):
+        stored(tmp_path, "unknown", channels=("nucleus",))
+
+
+def test_a_region_is_read_while_another_is_computed_and_memory_holds_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_shards: None
 ) -> None:
-    pixels = grey(shape)
-    tifffile.imwrite(
-        tmp_path / "volume.tif",
-        pixels,
-        photometric="minisblack",
-        metadata={"axes": "ZYX"[-len(shape) :]},
-    )
-    create_image(tmp_path / "volume", "zyx"[-len(shape) :], shape, np.uint8, {})[...] = pixels
-    found = []
-    for name in ("volume.tif", "volume"):
-        (tmp_path / f"of {name}").mkdir()
-        assert predicted(tmp_path / f"of {name}", tmp_path / name)["state"] == "done"
-        found.append(open_image(tmp_path / f"of {name}/out/prediction").array[...])
-    assert found[0].shape == (1, *shape)
-    np.testing.assert_array_equal(*found)
-    gc.collect()  # a file left open would be told here
+    pixels, events = grey((32, 32 * 6)), []
+    create_image(tmp_path / "image", "yx", pixels.shape, np.uint8, {})[...] = pixels
+    model = load(write_model(tmp_path / "model"), "cpu", "32")
+    for name in ("read", "predict"):
+        kept = getattr(Job, name)
 
+        def noted(self: Job, *given: Any, name: str = name, kept: Any = kept) -> Any:
+            events.append((name, given[-1][-1].start // 32, "begins"))
+            found = kept(self, *given)
+            events.append((name, given[-1][-1].start // 32, "ends"))
+            return found
 
-def test_another_number_of_channels_is_a_failed_receipt_with_its_reason(tmp_path: Path) -> None:
-    create_image(tmp_path / "volume", "cyx", (3, 30, 30), np.uint8, {})[...] = grey((3, 30, 30))
-    facts = predicted(tmp_path, tmp_path / "volume")
-    assert facts["state"] == "failed"
-    assert facts["reason"].endswith(
-        "the model takes 1 channels: the image has 3; choose channels or another model"
-    )
-
-
-def test_a_missing_volume_is_a_failed_receipt(tmp_path: Path) -> None:
-    facts = predicted(tmp_path, tmp_path / "nowhere")
-    assert facts["state"] == "failed"
-    assert "a volume must exist: found nothing; correct the path in the sheet" in facts["reason"]
-
-
-@pytest.mark.parametrize("kind", ["text", "colour", "folder"])
-def test_what_is_no_volume_is_a_failed_receipt(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "volume.tif"
-    if kind == "text":
-        path.write_text("not a picture")
-        expected = "must be a readable TIFF file"
-    elif kind == "colour":
-        tifffile.imwrite(path, grey((30, 30, 3)), photometric="rgb")
-        expected = "axes must be some of 'tczyx' in this order and end in 'yx': got 'yxc'"
-    else:
-        path.mkdir()
-        expected = "must be an OME-Zarr image of version 0.5"
-    facts = predicted(tmp_path, path)
-    assert facts["state"] == "failed"
-    assert expected in facts["reason"]
-    assert "\n" not in facts["reason"]
-
-
-def test_a_volume_with_a_time_axis_is_a_failed_receipt_with_its_reason(tmp_path: Path) -> None:
-    create_image(tmp_path / "volume", "tyx", (5, 30, 30), np.uint8, {})[...] = grey((5, 30, 30))
-    facts = predicted(tmp_path, tmp_path / "volume")
-    assert facts["state"] == "failed"
-    assert "time" in facts["reason"]
-
-
-@pytest.mark.parametrize("damage", ["overwritten", "cut short"])
-def test_pixels_that_cannot_be_read_are_a_failed_receipt(tmp_path: Path, damage: str) -> None:
-    create_image(tmp_path / "volume", "zyx", (5, 40, 50), np.uint8, {})[...] = grey((5, 40, 50))
-    (shard,) = (path for path in (tmp_path / "volume/0/c").rglob("*") if path.is_file())
-    stored = shard.read_bytes()
-    if damage == "overwritten":  # the first chunk; the index at the end is left whole
-        shard.write_bytes(bytes(1000) + stored[1000:])
-    else:
-        shard.write_bytes(stored[: len(stored) // 2])
-    facts = predicted(tmp_path, tmp_path / "volume")
-    assert facts["state"] == "failed"
-    assert facts["reason"]
-
-
-def test_a_tiff_file_that_lost_its_end_is_a_failed_receipt(tmp_path: Path) -> None:
-    path = tmp_path / "volume.tif"
-    tifffile.imwrite(path, grey((5, 40, 50)), photometric="minisblack", compression="zlib")
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    facts = predicted(tmp_path, path)
-    assert facts["state"] == "failed"
-
-
-def test_grey_values_that_are_no_numbers_are_a_failed_receipt(tmp_path: Path) -> None:
-    pixels = grey((40, 35), "float32")
-    pixels[20, 20] = np.nan
-    create_image(tmp_path / "volume", "yx", pixels.shape, np.float32, {})[...] = pixels
-    facts = predicted(tmp_path, tmp_path / "volume")
-    assert facts["state"] == "failed"
-    assert "finite" in facts["reason"]
-
-
-def test_a_full_disk_is_an_error_without_a_receipt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    create_image(tmp_path / "volume", "yx", (40, 50), np.uint8, {})[...] = grey((40, 50))
-
-    def full(*_: Any) -> NDArray[np.float32]:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(prediction, "predict_region", full)
-    model, out = write_model(tmp_path / "model"), tmp_path / "out"
-    with pytest.raises(OSError, match="No space left on device"):
-        predict_block(model, tmp_path / "volume", out / "prediction", out / "receipt.json", job())
-    assert not list(out.iterdir())
-
-
-def test_weights_that_do_not_belong_to_the_model_are_an_error_and_no_receipt(
-    tmp_path: Path,
-) -> None:
-    create_image(tmp_path / "volume", "yx", (40, 50), np.uint8, {})[...] = grey((40, 50))
-    model = write_model(tmp_path / "model")
-    (model / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match="weights must have the SHA-256 that"):
-        predict_block(
-            model, tmp_path / "volume", tmp_path / "prediction", tmp_path / "receipt.json", job()
-        )
-    assert {path.name for path in tmp_path.iterdir()} == {"volume", "model"}
+        monkeypatch.setattr(Job, name, noted)
+    predict_image(model, open_image(tmp_path / "image"), tmp_path / "out", (TILE, TILE), settings())
+    assert [number for name, number, when in events if (name, when) == ("predict", "begins")] == [
+        *range(6)
+    ]
+    for number in range(6):
+        if number > 1:  # two before it have been computed, one of them written
+            begun = events.index(("read", number, "begins"))
+            assert events.index(("predict", number - 2, "ends")) < begun

@@ -286,7 +286,14 @@ def test_images_are_segmented_into_one_folder(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "out"}
 
 
-ROW = {"path": "p.tif", "experiment": "demo", "shape": [3, 6, 7], "voxels": 126, "reason": ""}
+ROW = {"path": "p.tif", "experiment": "demo", "shape": [3, 6, 7], "voxels": 126}
+DONE = {"state": "done", "reason": "", "seconds": 3.5, "volume": ROW}
+FAILED = {
+    "state": "failed",
+    "reason": "not there",
+    "seconds": 0,
+    "volume": {"path": "p.tif", "experiment": "demo"},
+}
 
 
 def outputs(root: Path) -> dict[str, Path]:
@@ -299,9 +306,8 @@ def outputs(root: Path) -> dict[str, Path]:
 
 def test_a_volume_gets_instances_a_table_and_a_summary(tmp_path: Path) -> None:
     path = write_prediction(tmp_path / "prediction", STACK)
-    receipts = [{"state": "done", "reason": "", "seconds": seconds} for seconds in (1.5, 2.0)]
     files = outputs(tmp_path)
-    segment_volume(ROW, receipts, path, files, FLAT, SegmentSettings())
+    segment_volume(DONE, path, files, FLAT, SegmentSettings())
     assert read_json(files["summary"]) == {
         "state": "done",
         "reason": "",
@@ -318,38 +324,24 @@ def test_a_volume_gets_instances_a_table_and_a_summary(tmp_path: Path) -> None:
     assert table["voxels"].tolist() == np.bincount(instances.ravel())[1:].tolist()
 
 
-def test_a_volume_of_which_a_block_failed_has_failed_with_every_reason(tmp_path: Path) -> None:
-    receipts = [
-        {"state": "failed", "reason": "no axis", "seconds": 0.5},
-        {"state": "done", "reason": "", "seconds": 1.0},
-        {"state": "failed", "reason": "no pixels", "seconds": 0.5},
-    ]
+def test_a_volume_whose_prediction_failed_has_failed(tmp_path: Path) -> None:
     files = outputs(tmp_path)
-    segment_volume(ROW, receipts, tmp_path / "nothing", files, FLAT, SegmentSettings())
-    summary = read_json(files["summary"])
-    assert (summary["state"], summary["reason"]) == ("failed", "no axis; no pixels")
-    assert (summary["objects"], summary["predict_seconds"]) == (None, 2.0)
-    group = zarr.open_group(files["segmentation"], mode="r")
-    assert not list(group.members())
-    assert group.attrs["reason"] == "no axis; no pixels"
-    assert len(pd.read_csv(files["objects"], sep="\t")) == 0
-
-
-def test_a_volume_that_could_not_be_planned_has_failed(tmp_path: Path) -> None:
-    row = {"path": "p.tif", "experiment": "demo", "state": "failed", "reason": "not there"}
-    files = outputs(tmp_path)
-    segment_volume(row, [], tmp_path / "nothing", files, FLAT, SegmentSettings())
+    segment_volume(FAILED, tmp_path / "nothing", files, FLAT, SegmentSettings())
     summary = read_json(files["summary"])
     assert (summary["state"], summary["reason"]) == ("failed", "not there")
-    assert (summary["shape"], summary["voxels"], summary["predict_seconds"]) == (None, None, 0)
+    assert (summary["objects"], summary["predict_seconds"]) == (None, 0)
+    assert (summary["shape"], summary["voxels"]) == (None, None)
+    group = zarr.open_group(files["segmentation"], mode="r")
+    assert not list(group.members())
+    assert group.attrs["reason"] == "not there"
+    assert len(pd.read_csv(files["objects"], sep="\t")) == 0
 
 
 def test_a_volume_that_failed_before_is_replaced_when_it_succeeds(tmp_path: Path) -> None:
     files = outputs(tmp_path)
-    row = {**ROW, "reason": "not there"}
-    segment_volume(row, [], tmp_path / "prediction", files, FLAT, SegmentSettings())
+    segment_volume(FAILED, tmp_path / "prediction", files, FLAT, SegmentSettings())
     path = write_prediction(tmp_path / "prediction", STACK)
-    segment_volume(ROW, [], path, files, FLAT, SegmentSettings())
+    segment_volume(DONE, path, files, FLAT, SegmentSettings())
     assert open_image(files["segmentation"]).array[...].max() == 4
-    segment_volume(row, [], path, files, FLAT, SegmentSettings())
+    segment_volume(FAILED, path, files, FLAT, SegmentSettings())
     assert not list(zarr.open_group(files["segmentation"], mode="r").members())

@@ -27,9 +27,9 @@ from unetflow.store import (
     read_json,
     remove,
     replacing,
+    shard_regions,
     validate,
     write_json,
-    write_text,
 )
 
 AXES = ["yx", "cyx", "zyx", "czyx", "tyx", "tzyx", "tczyx"]
@@ -103,7 +103,8 @@ def test_a_file_or_folder_takes_the_place_of_either(
 def test_what_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "a.partial").mkdir()
     (tmp_path / "a.partial" / "rest").write_text("rest")
-    write_text(tmp_path / "a", "whole")
+    with replacing(tmp_path / "a") as partial:
+        partial.write_text("whole")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
@@ -385,3 +386,20 @@ def test_colours_beside_each_other_are_refused_as_axes(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb")
     with pytest.raises(ValueError, match=r"axes must be some of 'tczyx' .*: got 'yxc'"):
         open_volume(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("shape", "shard"), [((1, 70, 45), (1, 32, 32)), ((1, 3, 64, 33), (1, 2, 32, 32))]
+)
+def test_regions_are_whole_shards_and_cover_the_array_once(
+    tmp_path: Path, shape: tuple[int, ...], shard: tuple[int, ...]
+) -> None:
+    chunk = (*(1,) * (len(shape) - 2), 16, 16)
+    array = create_array(tmp_path / "a", "czyx"[-len(shape) :], shape, "u1", chunk, shard)
+    covered = np.zeros(shape[1:], int)
+    for region in shard_regions(array, len(shape) - 1):
+        covered[region] += 1
+        for part, step, extent in zip(region, shard[1:], shape[1:], strict=True):
+            assert part.start % step == 0
+            assert part.stop in (part.start + step, extent)
+    assert (covered == 1).all()

@@ -270,6 +270,34 @@ def sheet_file(column):
     return path
 
 
+def volume_of_dataset(wildcards):
+    """Images of the dataset that a volume belongs to.
+
+    Other volumes are no inputs: by their times one that grows would be predicted anew as a whole.
+    What a block needs to know of them is among its values.
+    """
+    rows = {row["volume"]: row for row in SHEETS[wildcards.archive]}
+    datasets = planning.datasets_in([{"path": rows[wildcards.volume]["path"]}])
+    return expand(rules.prepare_dataset.output.images, dataset=datasets)
+
+
+def own_histograms(wildcards):
+    """Histograms of a volume whose model normalises by the volume's own."""
+    own = EXPERIMENTS[experiment_of(wildcards)].intensity.source == "image"
+    return rules.measure_volume.output.histogram if own else []
+
+
+def repaired(wildcards):
+    """What tells a repaired volume from the one that a block has failed on."""
+    path = rules.predict_block.output.receipt.format(**wildcards)
+    return planning.repaired(Path(path), Path(planned(wildcards)["path"]))
+
+
+def volume_row(wildcards):
+    """Plan of a volume but its blocks."""
+    return {key: value for key, value in planned(wildcards).items() if key != "blocks"}
+
+
 def block_code(wildcards):
     """Digest of the code that predicts a block."""
     network = EXPERIMENTS[experiment_of(wildcards)].model.network

@@ -16,5 +16,27 @@ rule measure_intensity:
         runtime=10,
     params:
         code=code("measure_intensity.py"),
+        image=in_results("datasets/{dataset}/images.ome.zarr/{image}"),
+    script:
+        "../scripts/measure_intensity.py"
+
+
+rule measure_volume:
+    """Count the grey values of an archive's volume, for models that normalise by the volume's own."""
+    input:
+        volume=volume_of_dataset,
+    output:
+        histogram="<results>/archives/{archive}/{volume}/intensity.json",
+    log:
+        "<logs>/intensity/archives/{archive}/{volume}.log",
+    benchmark:
+        "<costs>/intensity/archives/{archive}/{volume}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    params:
+        code=code("measure_intensity.py"),
+        image=lambda wildcards: planned(wildcards)["path"],
+        known_by=lambda wildcards: volume_row(wildcards)["known_by"],
     script:
         "../scripts/measure_intensity.py"

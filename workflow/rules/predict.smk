@@ -62,21 +62,52 @@ rule predict_block:
     input:
         facts=final_network(rules.train_model.output.facts),
         weights=final_network(rules.train_model.output.weights),
-        volume=sheet_file("path"),
+        volume=volume_of_dataset,
+        histograms=own_histograms,
     output:
         receipt="<results>/archives/{archive}/{volume}/prediction_blocks/{block}.json",
     log:
         "<logs>/predict/archives/{archive}/{volume}/{block}.log",
     benchmark:
         "<costs>/predict/archives/{archive}/{volume}_{block}.tsv"
+    retries: 2
     threads: lambda wildcards: block(wildcards)["job"]["settings"]["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: block(wildcards)["mem_mb"] * attempt,
         runtime=240,
+        gpu=lambda wildcards: int(
+            block(wildcards)["job"]["settings"]["device"] == "gpu"
+        ),
     params:
         code=block_code,
         settings=lambda wildcards: block(wildcards)["job"],
         volume=lambda wildcards: planned(wildcards)["path"],
         prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
+        repaired=repaired,
     script:
         "../scripts/predict_block.py"
+
+
+rule finish_prediction:
+    """Make one OME-Zarr image of the blocks of a volume, with coarser levels."""
+    input:
+        receipts=receipts,
+        facts=final_network(rules.train_model.output.facts),
+    output:
+        facts="<results>/archives/{archive}/{volume}/prediction.json",
+    log:
+        "<logs>/predict/archives/{archive}/{volume}.log",
+    benchmark:
+        "<costs>/predict/archives/{archive}/{volume}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    params:
+        code=code("finish_prediction.py"),
+        settings=lambda wildcards: EXPERIMENTS[
+            experiment_of(wildcards)
+        ].predict.model_dump(mode="json"),
+        row=volume_row,
+        prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
+    script:
+        "../scripts/finish_prediction.py"

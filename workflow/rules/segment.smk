@@ -26,7 +26,7 @@ rule segment_images:
 rule segment_volume:
     """Divide a predicted volume into instances and say how it went."""
     input:
-        receipts=receipts,
+        predicted=rules.finish_prediction.output.facts,
         facts=final_network(rules.train_model.output.facts),
     output:
         segmentation=directory(
@@ -46,7 +46,6 @@ rule segment_volume:
         settings=lambda wildcards: EXPERIMENTS[
             experiment_of(wildcards)
         ].segment.model_dump(mode="json"),
-        row=planned,
         prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
     script:
         "../scripts/segment_volume.py"

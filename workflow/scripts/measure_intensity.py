@@ -5,6 +5,6 @@ from unetflow.progress import log_to
 
 with log_to(snakemake.log[0]):
     write_histograms(
-        Path(snakemake.input.images) / snakemake.wildcards.image,
+        Path(snakemake.params.image),
         output=Path(snakemake.output.histogram),
     )

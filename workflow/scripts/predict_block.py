@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from unetflow.prediction import predict_block
+from unetflow.blocks import predict_block
 from unetflow.progress import log_to
 
 with log_to(snakemake.log[0]):
@@ -9,5 +9,8 @@ with log_to(snakemake.log[0]):
         volume=Path(snakemake.params.volume),
         prediction=Path(snakemake.params.prediction),
         receipt=Path(snakemake.output.receipt),
-        job=snakemake.params.settings,
+        block=snakemake.params.settings,
+        code=snakemake.params.code,
+        repaired=snakemake.params.repaired,
+        histograms=Path(snakemake.input.histograms[0]) if snakemake.input.histograms else None,
     )

@@ -7,8 +7,7 @@ from unetflow.store import read_json
 
 with log_to(snakemake.log[0]):
     segment_volume(
-        snakemake.params.row,
-        receipts=[read_json(Path(path)) for path in snakemake.input.receipts],
+        read_json(Path(snakemake.input.predicted)),
         prediction=Path(snakemake.params.prediction),
         outputs={name: Path(path) for name, path in snakemake.output.items()},
         model=read_json(Path(snakemake.input.facts[0])),

@@ -16,6 +16,7 @@ from unetflow.metrics.boundary import thin
 from unetflow.metrics.contingency import adapted_rand, contingency, v_info, v_rand
 from unetflow.metrics.instances import matching, mean_iou
 from unetflow.metrics.semantic import confusion, dice, iou, pixel_error
+from unetflow.predicted import probabilities
 from unetflow.progress import log, track
 from unetflow.settings import EvaluateSettings
 from unetflow.store import (
@@ -109,7 +110,7 @@ def evaluate_arrays(
             score_plane(
                 np.asarray(classes[index]),
                 None if instances is None else np.asarray(instances[index]),
-                np.asarray(prediction.array[index]),
+                probabilities(prediction, index),
                 np.asarray(segmentation.array[index]),
                 model["class_names"],
             )

@@ -9,6 +9,9 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from unetflow.orientations import Region
+from unetflow.orientations import orientations as symmetries
+
 
 @dataclass(frozen=True)
 class AxisGeometry:
@@ -177,3 +180,39 @@ def mirrored(start: int, stop: int, extent: int) -> NDArray[np.intp]:
     period = 2 * (extent - 1)
     index = np.arange(start, stop) % period
     return np.where(index < extent, index, period - index)
+
+
+def reach(
+    geometry: Geometry,
+    shape: Sequence[int],
+    region: Region,
+    tile: Sequence[int] | None,
+    orientations: int = 1,
+) -> Region:
+    """Part of an image that the prediction of a region reads, in all its orientations."""
+    starts, stops = list(shape), [0] * len(shape)
+    for orientation in symmetries(orientations, len(shape)):
+        turned, turned_shape = orientation.region(region, shape), orientation.permuted(shape)
+        spans = [
+            axis_tiles(part.start, part.stop, axis, extent)
+            for part, axis, extent in zip(
+                turned,
+                geometry,
+                orientation.permuted(tile) if tile else (None,) * len(shape),
+                strict=True,
+            )
+        ]
+        read = tuple(
+            within(min(span.read_start for span in on), max(span.read_stop for span in on), extent)
+            for on, extent in zip(spans, turned_shape, strict=True)
+        )
+        for axis, part in enumerate(orientation.region_back(read, shape)):
+            starts[axis] = min(starts[axis], part.start)
+            stops[axis] = max(stops[axis], part.stop)
+    return tuple(slice(start, stop) for start, stop in zip(starts, stops, strict=True))
+
+
+def within(start: int, stop: int, extent: int) -> slice:
+    """Part of an axis that samples `start..stop-1` come from, those beyond its ends mirrored."""
+    index = mirrored(start, stop, extent)
+    return slice(int(index.min()), int(index.max()) + 1)

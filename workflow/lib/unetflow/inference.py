@@ -24,7 +24,6 @@ from torch import nn
 from unetflow.geometry import (
     Geometry,
     Span,
-    axis_tiles,
     geometry_from_json,
     mirrored,
     tiles,
@@ -36,6 +35,8 @@ from unetflow.store import read_json
 
 Reader = Callable[[Region], NDArray[np.float32]]
 """From a spatial region inside the image to its normalised pixels (channel, *region)."""
+
+Activation = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,7 @@ def probabilities(
     region: Region,
     tile: Sequence[int] | None,
     orientations: int = 1,
+    activation: Activation | None = None,
 ) -> NDArray[np.float32]:
     """Class probabilities (classes, *region), averaged over axis-aligned orientations.
 
@@ -207,9 +209,12 @@ def probabilities(
     ----------
     orientations : 1, 4, 8, 16 or 48
         See `orientations.orientations`.
+    activation : callable, optional
+        Softmax; what else to take the mean of, from logits (classes, *region) to the same shape.
     """
+    activate = activation or softmax
     predicted = (
-        softmax(turned_logits(model, read, shape, region, tile, orientation))
+        activate(turned_logits(model, read, shape, region, tile, orientation))
         for orientation in orientations_of(orientations, len(shape))
     )
     total = next(predicted)
@@ -239,39 +244,3 @@ def turned_logits(
         tile and orientation.permuted(tile),
     )
     return orientation.turn_back(found)
-
-
-def reach(
-    geometry: Geometry,
-    shape: Sequence[int],
-    region: Region,
-    tile: Sequence[int] | None,
-    orientations: int = 1,
-) -> Region:
-    """Part of an image that the prediction of a region reads, in all its orientations."""
-    starts, stops = list(shape), [0] * len(shape)
-    for orientation in orientations_of(orientations, len(shape)):
-        turned, turned_shape = orientation.region(region, shape), orientation.permuted(shape)
-        spans = [
-            axis_tiles(part.start, part.stop, axis, extent)
-            for part, axis, extent in zip(
-                turned,
-                geometry,
-                orientation.permuted(tile) if tile else (None,) * len(shape),
-                strict=True,
-            )
-        ]
-        read = tuple(
-            within(min(span.read_start for span in on), max(span.read_stop for span in on), extent)
-            for on, extent in zip(spans, turned_shape, strict=True)
-        )
-        for axis, part in enumerate(orientation.region_back(read, shape)):
-            starts[axis] = min(starts[axis], part.start)
-            stops[axis] = max(stops[axis], part.stop)
-    return tuple(slice(start, stop) for start, stop in zip(starts, stops, strict=True))
-
-
-def within(start: int, stop: int, extent: int) -> slice:
-    """Part of an axis that samples `start..stop-1` come from, those beyond its ends mirrored."""
-    index = mirrored(start, stop, extent)
-    return slice(int(index.min()), int(index.max()) + 1)

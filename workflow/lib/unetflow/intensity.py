@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unetflow.settings import IntensitySettings
-from unetflow.store import open_image, read_json, write_json
+from unetflow.store import open_volume, read_json, write_json
 
 BINS = 65536
+SLAB = 2**24
+"""Voxels that are counted at once."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,28 @@ def histogram(channel: NDArray[np.generic], name: str) -> Histogram:
     ValueError
         If a value is NaN or infinite, or all are equal: such an image cannot be normalised.
     """
+    return varied(count(channel, name), name)
+
+
+def varied(found: Histogram, name: str) -> Histogram:
+    """Return the histogram of an image that can be normalised: one of at least two values."""
+    if len(found.values) == 1:
+        raise ValueError(
+            f"{name}: an image must have at least two grey values: all are {found.values[0]:g}; "
+            "remove it from the dataset"
+        )
+    return found
+
+
+def count(channel: NDArray[np.generic], name: str) -> Histogram:
+    """Histogram of a part of an image, which may have one grey value."""
+    if channel.dtype in (np.uint8, np.uint16):
+        table = np.bincount(channel.ravel())
+        present = np.flatnonzero(table)
+        greys, times = present.astype(np.float64), table[present]
+        mean = np.average(greys, weights=times)
+        variance = np.average((greys - mean) ** 2, weights=times)
+        return Histogram(greys.tolist(), times.tolist(), float(mean), float(variance))
     data = channel.astype(np.float64).ravel()
     if not np.isfinite(data).all():
         bad = int(np.count_nonzero(~np.isfinite(data)))
@@ -61,17 +87,19 @@ def histogram(channel: NDArray[np.generic], name: str) -> Histogram:
             f"{name}: grey values must be finite: got {bad} NaN or infinite; "
             "repair the image or remove it from the dataset"
         )
-    values, counts = np.unique(data, return_counts=True)
-    if len(values) == 1:
-        raise ValueError(
-            f"{name}: an image must have at least two grey values: all are {values[0]:g}; "
-            "remove it from the dataset"
-        )
-    if len(values) > BINS:
-        counts, edges = np.histogram(data, BINS)
-        values = (edges[:-1] + edges[1:]) / 2
-        values, counts = values[counts > 0], counts[counts > 0]
+    values, counts = binned(*np.unique(data, return_counts=True))
     return Histogram(values.tolist(), counts.tolist(), float(data.mean()), float(data.var()))
+
+
+def binned(
+    values: NDArray[np.float64], counts: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Values and their counts; bins in their place where there are too many."""
+    if len(values) <= BINS:
+        return values, counts
+    counts, edges = np.histogram(values, BINS, weights=counts)
+    centres = (edges[:-1] + edges[1:]) / 2
+    return centres[counts > 0], counts[counts > 0]
 
 
 def merge(histograms: Iterable[Histogram]) -> Histogram:
@@ -83,12 +111,10 @@ def merge(histograms: Iterable[Histogram]) -> Histogram:
     # Law of total variance: within the images plus between them.
     spread = np.array([part.variance for part in parts]) + (means - mean) ** 2
     values, index = np.unique(np.concatenate([part.values for part in parts]), return_inverse=True)
-    counts = np.bincount(index, weights=np.concatenate([part.counts for part in parts]))
+    pooled = np.bincount(index, weights=np.concatenate([part.counts for part in parts]))
+    values, counts = binned(values, pooled.astype(np.int64))
     return Histogram(
-        values.tolist(),
-        counts.astype(np.int64).tolist(),
-        mean,
-        float(np.average(spread, weights=pixels)),
+        values.tolist(), counts.tolist(), mean, float(np.average(spread, weights=pixels))
     )
 
 
@@ -139,11 +165,28 @@ def read_histograms(path: Path) -> list[Histogram]:
 
 
 def write_histograms(image_path: Path, output: Path) -> None:
-    """Write the histograms, one per channel, of an OME-Zarr image."""
-    image = open_image(image_path)
-    pixels = image.region(tuple(slice(0, extent) for extent in image.spatial_shape))
-    channels = [histogram(channel, image_path.name).to_json() for channel in pixels]
-    write_json(output, {"image": image_path.name, "channels": channels})
+    """Write the histograms, one per channel, of an image or a volume larger than memory."""
+    image = open_volume(image_path)
+    parts = (
+        [count(channel, image_path.name) for channel in image.region(slab)]
+        for slab in slabs(image.spatial_shape)
+    )
+    merged = reduce(lambda *pair: [merge(of) for of in zip(*pair, strict=True)], parts)
+    channels = [varied(channel, image_path.name) for channel in merged]
+    facts = [channel.to_json() for channel in channels]
+    write_json(output, {"image": image_path.name, "channels": facts})
+
+
+def slabs(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """Regions of bounded size that cover a volume once."""
+    beside = math.prod(shape[1:])
+    if beside <= SLAB or len(shape) == 1:
+        step = max(SLAB // beside, 1)
+        rest = tuple(slice(0, extent) for extent in shape[1:])
+        yield from ((slice(i, min(i + step, shape[0])), *rest) for i in range(0, shape[0], step))
+    else:
+        for i in range(shape[0]):
+            yield from ((slice(i, i + 1), *rest) for rest in slabs(shape[1:]))
 
 
 def normalisations(

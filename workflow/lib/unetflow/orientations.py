@@ -31,13 +31,14 @@ class Orientation:
         """Return a turned view of an array (..., *spatial)."""
         lead = pixels.ndim - len(self.axes)
         turned = pixels.transpose(*range(lead), *(lead + axis for axis in self.axes))
-        return turned[self._steps()]
+        view: NDArray[Any] = turned[self._steps()]
+        return view
 
     def turn_back(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Undo `turn`."""
         lead = pixels.ndim - len(self.axes)
         back = (self.axes.index(axis) for axis in range(len(self.axes)))
-        straight = pixels[self._steps()]
+        straight: NDArray[Any] = pixels[self._steps()]
         return straight.transpose(*range(lead), *(lead + axis for axis in back))
 
     def permuted(self, extents: Sequence[int]) -> tuple[int, ...]:
@@ -96,7 +97,7 @@ def orientations(count: int, dimensions: int) -> list[Orientation]:
         one for one in in_plane if (one.axes[-2] > one.axes[-1]) == (sum(one.reverse) % 2 == 1)
     ]
     found = {1: every[:1], 4: turns, 8: in_plane, 16: upright, 48: every}.get(count, [])
-    if not found:
+    if not found or len(found) != count:
         raise ValueError(
             f"orientations must be 1, 4 or 8, or 16 or 48 of a volume by a 3D network: got {count} "
             f"in {dimensions}D; lower predict.orientations"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import itertools
+import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,15 +13,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from unetflow import axes as axis_rules
+from unetflow.geometry import reach
+from unetflow.orientations import Region
 from unetflow.reading import read_text
 from unetflow.settings import ExperimentSettings
-from unetflow.store import Image, open_volume, read_json, write_json
+from unetflow.store import Image, full_shards, open_volume, read_json, write_json
 
 REQUIRED = ("volume", "path", "experiment")
 OPTIONAL = ("truth",)
+
+# Settings of prediction that say how a volume is divided, not what is predicted.
+FOR_THE_PLAN = ("tile", "block_megavoxels", "input_checksum")
 
 # Measured once a process has imported torch, zarr and dask.
 BASE_BYTES = 900 * 2**20
@@ -177,7 +185,7 @@ def plan_archive(
 def plan_volume(
     image: Image, row: Mapping[str, str], experiment: ExperimentSettings
 ) -> dict[str, Any]:
-    """Return the plan of one volume: its shape and its only block, with what that needs.
+    """Return the plan of one volume: its shape and its blocks, with what each needs.
 
     Raises
     ------
@@ -190,15 +198,9 @@ def plan_volume(
             f"{image.path}: a {dimensions}D network needs {dimensions} spatial axes: the volume "
             f"has {len(image.spatial_shape)}; use another experiment"
         )
-    tile = experiment.per_axis(experiment.predict.tile)
-    # All features of the first level at once, before and after the merge, in float32.
-    activations = math.prod(tile) * experiment.model.width * 4 * 4
-    # A region is a shard: its pixels, its probabilities, and their sum over orientations.
-    region = math.prod(min(extent, 2048) for extent in image.spatial_shape[-dimensions:]) * 16 * 4
-    memory_bytes = BASE_BYTES + activations + 4 * region
-    block = {
-        "job": {"tile": list(tile), "settings": experiment.predict.model_dump(mode="json")},
-        "mem_mb": math.ceil(memory_bytes / 1e6),
+    blocks = {
+        "_".join(str(number) for number in index): plan_block(image, region, experiment)
+        for index, region in block_grid(image, experiment).items()
     }
     return {
         **row,
@@ -206,9 +208,101 @@ def plan_volume(
         "reason": "",
         "axes": image.axes,
         "shape": list(image.array.shape),
-        "voxels": int(np.prod(image.spatial_shape)),
-        "blocks": {"_".join("0" * len(image.spatial_shape)): block},
+        "voxels": math.prod(image.spatial_shape),
+        "known_by": known_by(image),
+        "blocks": blocks,
     }
+
+
+def block_grid(image: Image, experiment: ExperimentSettings) -> dict[tuple[int, ...], Region]:
+    """Regions of a volume's blocks by their place in the grid, each of whole shards.
+
+    A block doubles along each axis in turn, x first, while it has no more voxels than the setting
+    allows. It does so along axes of more than a shard alone, and their extents do not matter, so
+    that blocks stay where they are when a volume grows.
+    """
+    shape = image.spatial_shape
+    _, shards = full_shards("c" + axis_rules.spatial(image.axes), experiment.model.dimensions == 3)
+    block = list(shards[1:])
+    long = [axis for axis, extent in enumerate(shape) if extent > block[axis]]
+    voxels = math.prod(map(min, block, shape))
+    most = experiment.predict.block_megavoxels * 1e6
+    doubled = 0
+    while long and voxels * 2 ** (doubled + 1) <= most:
+        block[long[-1 - doubled % len(long)]] *= 2
+        doubled += 1
+    counts = [range(-(-extent // step)) for extent, step in zip(shape, block, strict=True)]
+    return {
+        index: tuple(
+            slice(i * step, min((i + 1) * step, extent))
+            for i, step, extent in zip(index, block, shape, strict=True)
+        )
+        for index in itertools.product(*counts)
+    }
+
+
+def plan_block(image: Image, region: Region, experiment: ExperimentSettings) -> dict[str, Any]:
+    """Return a block's values, all that its result depends on, and what it needs.
+
+    The extents of the volume count as far as the block reads: one that grows changes its last
+    blocks alone.
+    """
+    settings, dimensions = experiment.predict, experiment.model.dimensions
+    tile = experiment.per_axis(settings.tile)
+    reads = reach(
+        experiment.model.geometry,
+        image.spatial_shape[-dimensions:],
+        region[-dimensions:],
+        tile,
+        settings.orientations,
+    )
+    reads = (*region[:-dimensions], *reads)
+    job = {
+        "tile": list(tile),
+        "settings": settings.model_dump(mode="json", exclude=set(FOR_THE_PLAN)),
+        "region": [[part.start, part.stop] for part in region],
+        "reads": [[part.start, part.stop] for part in reads],
+        "volume": data_of(image, reads) if settings.input_checksum == "data" else known_by(image),
+    }
+    return {"job": job, "mem_mb": math.ceil(block_bytes(image, region, experiment) / 1e6)}
+
+
+def known_by(image: Image) -> list[Any]:
+    """What tells a volume's data from other data, which its predictions would not belong to.
+
+    Of a file size and time of change, of an array of many files its data type and chunks.
+    """
+    if image.path.is_file():
+        return list(state_of_file(image.path) or ())
+    return [str(image.array.dtype), list(image.array.chunks)]
+
+
+def data_of(image: Image, reads: Region) -> list[str]:
+    """SHA-256 of the voxels of a region, in a list."""
+    voxels = hashlib.sha256()
+    for first in range(reads[0].start, reads[0].stop):
+        voxels.update(image.region((slice(first, first + 1), *reads[1:])).tobytes())
+    return [voxels.hexdigest()]
+
+
+def block_bytes(image: Image, region: Region, experiment: ExperimentSettings) -> int:
+    """Memory of a job: torch and its like, a tile's features, and two regions of a shard each."""
+    settings, dimensions = experiment.predict, experiment.model.dimensions
+    tile = experiment.per_axis(settings.tile)
+    # All features of the first level at once, before and after the merge, in float32.
+    activations = math.prod(tile) * experiment.model.width * 4 * 4
+    _, shards = full_shards("c" + axis_rules.spatial(image.axes), dimensions == 3)
+    halos = [axis.halo + axis.divisor for axis in experiment.model.geometry]
+    halos = [0] * (len(region) - dimensions) + halos
+    extents = [
+        min(part.stop - part.start, shard) for part, shard in zip(region, shards[1:], strict=True)
+    ]
+    read = math.prod(extent + 2 * halo for extent, halo in zip(extents, halos, strict=True))
+    channels = image.array.shape[image.axes.index("c")] if "c" in image.axes else 1
+    # As stored, in float32, and the next ones; of each class what is predicted, twice while it is
+    # averaged, and what is written.
+    pixels = 2 * read * channels * (4 + image.array.dtype.itemsize)
+    return int(BASE_BYTES + activations + pixels + math.prod(extents) * 4 * 4 * 2)
 
 
 def current_plan(path: Path, key: str) -> dict[str, Any] | None:
@@ -217,3 +311,31 @@ def current_plan(path: Path, key: str) -> dict[str, Any] | None:
         return None
     plan: dict[str, Any] = read_json(path)
     return plan if plan.get("key") == key else None
+
+
+def digest(*facts: Any) -> str:
+    """Sixteen digits of the SHA-256 of plain values."""
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def state_of_files(place: Path) -> str:
+    """Digest of the names, sizes and times of a volume's files."""
+    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    states = [(str(file), file.stat()) for file in files if file.is_file()]
+    return digest([(name, state.st_size, state.st_mtime_ns) for name, state in states])
+
+
+def repaired(receipt: Path, volume: Path) -> str:
+    """What tells a repaired volume from the one that a block has failed on; else what was told.
+
+    Files of a volume that is read without fault are not looked at: there may be millions.
+    """
+    if not receipt.is_file():
+        return ""
+    facts = read_json(receipt)
+    told: str = facts["made_from"]["repaired"]
+    if facts["state"] == "done":
+        return told
+    found = state_of_files(volume)
+    return told if found == facts["files"] else found

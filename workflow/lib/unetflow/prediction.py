@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,25 @@ import zarr
 from numpy.typing import NDArray
 
 from unetflow import axes as axis_rules
-from unetflow.inference import Model, Region, load, probabilities
-from unetflow.intensity import Normalisation, histogram, normalisation
-from unetflow.progress import log, track
+from unetflow import predicted
+from unetflow.geometry import reach
+from unetflow.inference import Model, probabilities
+from unetflow.intensity import Histogram, Normalisation, histogram, normalisation
+from unetflow.orientations import Region
+from unetflow.progress import Bar, log, track
 from unetflow.settings import IntensitySettings, PredictSettings
-from unetflow.store import Image, create_image, open_image, open_volume, replacing, write_json
-
-# One region is computed while the next is read and the last one written; the network itself
-# already uses every CPU thread.
-REGIONS_AT_ONCE = 2
+from unetflow.store import Image, create_image, open_image, replacing, shard_regions
 
 
-def normalisation_of(model: Model, image: Image) -> Normalisation:
+def normalisation_of(
+    model: Model, image: Image, own: Sequence[Mapping[str, Any]] | None = None
+) -> Normalisation:
     """Normalisation of an image: the training set's, or the image's own, as the model was trained.
+
+    Parameters
+    ----------
+    own : sequence of mappings, optional
+        The image's histograms, one per channel; without them it is read as a whole.
 
     Raises
     ------
@@ -48,140 +54,187 @@ def normalisation_of(model: Model, image: Image) -> Normalisation:
         )
     if facts["source"] == "training":
         return Normalisation(tuple(facts["offset"]), tuple(facts["scale"]))
-    pixels = image.region(tuple(slice(0, extent) for extent in image.spatial_shape))
     settings = IntensitySettings(**{name: facts[name] for name in IntensitySettings.model_fields})
+    if own is not None:
+        return normalisation([Histogram(**channel) for channel in own], settings)
+    pixels = image.region(tuple(slice(0, extent) for extent in image.spatial_shape))
     return normalisation([histogram(channel, image.path.name) for channel in pixels], settings)
 
 
-def predict_region(
-    model: Model,
-    image: Image,
-    normalise: Normalisation,
-    region: Region,
-    tile: Sequence[int],
-    settings: PredictSettings,
-) -> NDArray[np.float32]:
-    """Foreground probabilities (classes - 1, *region) of a region of an image.
+@dataclass(frozen=True)
+class Job:
+    """What predicts an image: a network, how it sees grey values, what is kept of its output."""
 
-    A 2D network goes through the planes of the region one by one.
-    """
-    dimensions = len(tile)
-    parts = []
-    for plane in product(*(range(part.start, part.stop) for part in region[:-dimensions])):
+    model: Model
+    image: Image
+    normalise: Normalisation
+    tile: tuple[int, ...]
+    settings: PredictSettings
 
-        def read(part: Region, plane: tuple[int, ...] = plane) -> NDArray[np.float32]:
-            lead = tuple(slice(index, index + 1) for index in plane)
-            try:
-                pixels = image.region((*lead, *part))
-            except (RuntimeError, ValueError) as error:  # what codecs raise
-                raise ValueError(
-                    f"{image.path}: pixels must be readable: {error}; copy the volume again"
-                ) from error
-            if not np.isfinite(pixels).all():
-                raise ValueError(
-                    f"{image.path}: grey values must be finite: got NaN or infinite; repair it"
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the network's classes, background first."""
+        return list(self.model.facts["class_names"])
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of the channels that are stored."""
+        return predicted.channels(self.class_names, self.settings)
+
+    def read(self, region: Region) -> tuple[NDArray[np.float32], Region]:
+        """Normalised pixels (channel, *leading, *part) that a region needs, and their part.
+
+        Raises
+        ------
+        ValueError
+            If they cannot be read, or are no numbers.
+        """
+        image, dimensions = self.image, len(self.tile)
+        shape = image.spatial_shape[-dimensions:]
+        orientations = self.settings.orientations
+        part = reach(self.model.geometry, shape, region[-dimensions:], self.tile, orientations)
+        try:
+            pixels = image.region((*region[:-dimensions], *part))
+        except (RuntimeError, ValueError) as error:  # what codecs raise
+            raise ValueError(
+                f"{image.path}: pixels must be readable: {error}; copy the volume again"
+            ) from error
+        if not np.isfinite(pixels).all():
+            raise ValueError(
+                f"{image.path}: grey values must be finite: got NaN or infinite; repair it"
+            )
+        return self.normalise.apply(pixels), part
+
+    def predict(
+        self, pixels: NDArray[np.float32], part: Region, region: Region
+    ) -> NDArray[np.generic]:
+        """Return what is stored (channels, *region); a 2D network goes plane by plane."""
+        # Threads of a pool begin with a number of their own.
+        torch.set_num_threads(self.settings.threads)
+        dimensions, settings = len(self.tile), self.settings
+        planes = pixels.shape[1:-dimensions]
+        extents = [along.stop - along.start for along in region]
+        dtype = predicted.stored_dtype(settings)
+        result = np.empty((len(self.channels), *extents), dtype)
+        for plane in np.ndindex(planes):
+
+            def read(asked: Region, plane: tuple[int, ...] = plane) -> NDArray[np.float32]:
+                within = (
+                    slice(along.start - have.start, along.stop - have.start)
+                    for along, have in zip(asked, part, strict=True)
                 )
-            return normalise.apply(pixels.reshape(len(pixels), *pixels.shape[1 + len(plane) :]))
+                index: tuple[Any, ...] = (slice(None), *plane, *within)
+                return np.asarray(pixels[index])
 
-        extents = image.spatial_shape[-dimensions:]
-        parts.append(
-            probabilities(model, read, extents, region[-dimensions:], tile, settings.orientations)[
-                1:
-            ]
-        )
-    stacked = np.stack(parts, axis=1)
-    return stacked.reshape(len(stacked), *(part.stop - part.start for part in region))
+            found = probabilities(
+                self.model,
+                read,
+                self.image.spatial_shape[-dimensions:],
+                region[-dimensions:],
+                self.tile,
+                settings.orientations,
+                np.asarray if settings.output == "logits" else None,
+            )
+            result[:, *plane] = predicted.encode(found, self.class_names, self.channels, settings)
+        return result
 
 
-def shard_regions(array: zarr.Array[Any], spatial_axes: int) -> list[Region]:
-    """Regions that each cover whole shards of an array: no two tasks write the same file."""
-    shape = array.shape[-spatial_axes:]
-    shards = (array.shards or array.chunks)[-spatial_axes:]
-    return [
-        tuple(
-            slice(i, min(i + step, extent))
-            for i, step, extent in zip(start, shards, shape, strict=True)
-        )
-        for start in product(
-            *(range(0, extent, step) for extent, step in zip(shape, shards, strict=True))
-        )
-    ]
+def predict_regions(
+    job: Job,
+    array: zarr.Array[Any],
+    regions: Sequence[Region],
+    written: Callable[[Region], None] = lambda _: None,
+) -> float:
+    """Write predicted regions, whole shards, into an array of axes c and the image's spatial ones.
+
+    While a region is computed the next is read and the last one written. Memory holds two regions'
+    pixels and two predictions, however many regions there are: a region is read once the last but
+    one is written.
+
+    Parameters
+    ----------
+    written : callable
+        Told each region once it is in the array.
+
+    Returns
+    -------
+    float
+        Share of the time, from the first region read to the last computed, in which the device
+        waited.
+    """
+    busy: list[tuple[float, float]] = []
+    bar = Bar(f"predicting {job.image.path.name}", len(regions))
+
+    def read(region: Region, _: None) -> tuple[NDArray[np.float32], Region]:
+        return job.read(region)
+
+    def compute(
+        read: tuple[NDArray[np.float32], Region], region: Region, _: Any
+    ) -> NDArray[np.generic]:
+        start = time.monotonic()
+        found = job.predict(*read, region)
+        busy.append((start, time.monotonic()))
+        return found
+
+    def write(found: NDArray[np.generic], region: Region) -> None:
+        array[:, *region] = found
+        written(region)
+        bar.step()
+
+    task, before = dask.delayed, None
+    writing: list[Any] = []
+    for number, region in enumerate(regions):
+        pixels = task(read)(region, writing[number - 2] if number > 1 else None)
+        before = task(compute)(pixels, region, before)  # the device does one after the other
+        writing.append(task(write)(before, region))
+    try:
+        dask.compute(*writing, scheduler="threads", num_workers=3)
+    finally:
+        bar.close()
+    if not busy:
+        return 0.0
+    return 1 - sum(stop - start for start, stop in busy) / (busy[-1][1] - busy[0][0])
 
 
 def predict_image(
     model: Model, image: Image, output: Path, tile: Sequence[int], settings: PredictSettings
 ) -> None:
-    """Write the foreground probabilities of an image as an OME-Zarr image.
+    """Write the prediction of an image as an OME-Zarr image.
 
     Parameters
     ----------
     output : Path
-        Axes are c, one per class but background, then the spatial ones of the image.
+        Axes are c, see `predicted.channels`, then the spatial ones of the image.
 
     Raises
     ------
     ValueError
         If the image does not suit the model.
     """
-    normalise = normalisation_of(model, image)
-    torch.set_num_threads(settings.threads)
-    spatial, names = axis_rules.spatial(image.axes), model.facts["class_names"][1:]
+    job = Job(model, image, normalisation_of(model, image), tuple(tile), settings)
+    spatial = axis_rules.spatial(image.axes)
     array = create_image(
         output,
         "c" + spatial,
-        (len(names), *image.spatial_shape),
-        settings.dtype,
+        (len(job.channels), *image.spatial_shape),
+        predicted.stored_dtype(settings),
         image.voxel_size_um,
-        {"omero": {"channels": [{"label": name} for name in names]}},
+        **predicted.metadata(job.class_names, settings),
+        cubes=len(tile) == 3,
     )
-
-    def write(region: Region) -> None:
-        predicted = predict_region(model, image, normalise, region, tile, settings)
-        array[:, *region] = predicted.astype(settings.dtype)
-
-    regions = shard_regions(array, len(spatial))
-    groups = [regions[i : i + REGIONS_AT_ONCE] for i in range(0, len(regions), REGIONS_AT_ONCE)]
-    for group in track(groups, f"predicting {image.path.name}", len(groups)):
-        tasks = [dask.delayed(write)(region) for region in group]
-        dask.compute(*tasks, scheduler="threads", num_workers=REGIONS_AT_ONCE)
+    predict_regions(job, array, shard_regions(array, len(spatial)))
 
 
 def predict_images(
     model: Model, images: Sequence[Path], output: Path, settings: PredictSettings
 ) -> None:
-    """Write the predictions of several OME-Zarr images into one folder, complete or absent."""
+    """Write the probabilities of several OME-Zarr images into one folder, complete or absent."""
     log(f"device {model.device}, {settings.threads} threads")
+    # Scores need the probabilities of all classes.
+    settings = settings.model_copy(update={"output": "probabilities", "channels": None})
     with replacing(output) as partial:
         partial.mkdir()
         for path in track(images, "predicting images", len(images)):
             predict_image(
                 model, open_image(path), partial / path.name, model.facts["tile"], settings
             )
-
-
-def predict_block(
-    model: Path, volume: Path, prediction: Path, receipt: Path, job: dict[str, Any]
-) -> None:
-    """Predict one block of an archive's volume and write its receipt last.
-
-    Data that cannot be read or does not suit the model is the block's result, state "failed" with
-    the reason, so that other volumes go on; anything else, such as a full disk, is an error.
-
-    Parameters
-    ----------
-    model : Path
-        Folder of `model.json` and `model.safetensors`.
-    job : dict
-        The block's values in the plan: `tile` and `settings`.
-    """
-    settings = PredictSettings(**job["settings"])
-    loaded = load(model, settings.device, settings.precision)
-    started, facts = time.monotonic(), {"state": "done", "reason": ""}
-    try:
-        image = open_volume(volume)
-        with replacing(prediction) as partial:
-            predict_image(loaded, image, partial, job["tile"], settings)
-    except ValueError as error:
-        facts = {"state": "failed", "reason": " ".join(str(error).split())}
-        log(f"failed: {facts['reason']}")
-    write_json(receipt, {**facts, "seconds": round(time.monotonic() - started, 2)})

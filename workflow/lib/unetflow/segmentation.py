@@ -21,6 +21,7 @@ from skimage.measure import label, regionprops_table
 from skimage.segmentation import relabel_sequential, watershed
 
 from unetflow import axes as axis_rules
+from unetflow import predicted
 from unetflow.progress import track
 from unetflow.settings import SegmentSettings
 from unetflow.store import Image, create_image, open_image, replacing, write_json, write_text
@@ -119,7 +120,7 @@ def segment_image(
     Parameters
     ----------
     prediction : Path
-        OME-Zarr probabilities, axes c(z)yx; their sum over channels is the foreground's.
+        OME-Zarr, axes c(z)yx, see `predicted`.
     output : Path
         Complete or absent.
     model : mapping
@@ -127,7 +128,7 @@ def segment_image(
         plane, and its threshold holds where `settings.threshold` is "auto".
     """
     image = open_image(prediction)
-    foreground = np.asarray(image.array).astype(np.float32).sum(axis=0)
+    foreground = predicted.foreground(image)
     threshold = model["threshold"] if settings.threshold == "auto" else settings.threshold
     by_plane = model["network"]["dimensions"] == 2
     instances = (segment_planes if by_plane else segment)(foreground, threshold, settings)
@@ -150,8 +151,7 @@ def segment_images(
 
 
 def segment_volume(
-    row: Mapping[str, Any],
-    receipts: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
     prediction: Path,
     outputs: Mapping[str, Path],
     model: Mapping[str, Any],
@@ -161,15 +161,13 @@ def segment_volume(
 
     Parameters
     ----------
-    row : mapping
-        The volume in the plan: path, experiment, shape, and the reason if it could not be planned.
-    receipts : sequence of mappings
-        Of its blocks. If one failed, so has the volume: its segmentation is an empty group.
+    facts : mapping
+        How its prediction went, see `blocks.finish_prediction`. If it failed, so has the volume:
+        its segmentation is an empty group.
     outputs : mapping
         Paths of `segmentation`, `objects` and `summary`; the last says "state" and "reason".
     """
-    failures = [row["reason"], *(receipt["reason"] for receipt in receipts)]
-    reason = "; ".join(failure for failure in failures if failure)
+    reason = facts["reason"]
     table, count = "label\n", None
     if reason:
         zarr.create_group(outputs["segmentation"], overwrite=True, attributes={"reason": reason})
@@ -181,11 +179,10 @@ def segment_volume(
             int(instances.max()),
         )
     write_text(outputs["objects"], table)
-    facts = {key: row.get(key) for key in ("path", "experiment", "shape", "voxels")}
-    seconds = sum(receipt["seconds"] for receipt in receipts)
-    state = "failed" if reason else "done"
-    summary = {"state": state, "reason": reason, "objects": count, "predict_seconds": seconds}
-    write_json(outputs["summary"], summary | facts)
+    summary = {"state": facts["state"], "reason": reason, "objects": count}
+    summary["predict_seconds"] = facts["seconds"]
+    about = {key: facts["volume"].get(key) for key in ("path", "experiment", "shape", "voxels")}
+    write_json(outputs["summary"], summary | about)
 
 
 def object_table(instances: NDArray[np.uint32], axes: str, voxel_size_um: dict[str, float]) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from unetflow.geometry import Geometry, unet_geometry
+from unetflow.orientations import orientations
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -446,15 +447,47 @@ class PredictSettings(Settings):
         "input extent of a tile, admissible for the network; null: the patches' tile",
         "pixels",
     )
-    orientations: Literal[1, 4, 8] = setting(
-        1, "average over turns by 90° (4), and flips (8), of each plane"
+    orientations: Literal[1, 4, 8, 16, 48] = setting(
+        1,
+        "average over turns of the plane by 90° (4), and their mirror images (8); of a volume by a "
+        "3D network also over the order of its planes (16), or all symmetries of a cube (48)",
     )
-    dtype: Literal["float16", "float32"] = setting("float16", "of the stored probabilities")
+    dtype: Literal["uint8", "float16", "float32"] = setting(
+        "float16", "of what is stored; probabilities in uint8 are 0 to 255"
+    )
+    output: Literal["probabilities", "classes", "logits"] = setting(
+        "probabilities",
+        "of an archive's volumes: probabilities of all classes but background; the number of the "
+        "most probable class; or logits of all classes",
+    )
+    channels: tuple[str, ...] | None = setting(
+        None, "classes whose probabilities an archive's volumes store; null: all but background"
+    )
+    block_megavoxels: float = setting(
+        1000.0, "of an archive's volume that one job predicts, in whole shards", "10⁶ voxels", gt=0
+    )
+    input_checksum: Literal["metadata", "data"] = setting(
+        "metadata",
+        "by which an archive's volume is known to be the same: size and time of its file, or data "
+        "type and chunks of its array; or its voxels, which planning then reads",
+    )
     precision: Precision = setting("32", PRECISION)
     device: Literal["cpu", "gpu", "auto"] = setting(
         "auto", "gpu without one is an error; auto logs its choice"
     )
     threads: int = setting(2, "CPU threads", ge=1)
+
+    @model_validator(mode="after")
+    def _output_fits_its_storage(self) -> Self:
+        if self.output == "logits" and self.dtype == "uint8":
+            raise ValueError(
+                "dtype must be float16 or float32 for logits: got uint8; set predict.dtype"
+            )
+        if self.channels is not None and self.output != "probabilities":
+            raise ValueError(
+                f"channels must be of probabilities: got output {self.output}; leave one out"
+            )
+        return self
 
 
 class SegmentSettings(Settings):
@@ -541,6 +574,14 @@ class ExperimentSettings(Settings):
                     axis.step(extent)
             except ValueError as error:
                 raise ValueError(f"{stage}.{error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _orientations_suit_the_network(self) -> Self:
+        try:
+            orientations(self.predict.orientations, self.model.dimensions)
+        except ValueError as error:
+            raise ValueError(f"predict.{error}") from error
         return self
 
     @property

@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import shutil
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import zarr
@@ -27,8 +29,8 @@ NOT_ANNOTATED = 255
 """Value in `labels/classes` of pixels that are not annotated."""
 
 AXIS_TYPES = {"t": "time", "c": "channel"}
-CHUNK = 256
-SHARD = 2048
+CHUNK, SHARD = 256, 2048
+CUBE, CUBES = 64, 256
 
 
 @contextmanager
@@ -77,9 +79,14 @@ def write_json(path: Path, facts: object) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file that is complete or absent."""
-    with replacing(path) as partial:
+    """Write a text file that is complete or absent, also where two processes do so at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    try:
         partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:
@@ -87,21 +94,35 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def chunks_and_shards(axes: str, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def chunks_and_shards(
+    axes: str, shape: Sequence[int], cubes: bool = False
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Chunk and shard of an array: chunks of a screenful, shards of about a file of 10-100 MB.
 
-    A chunk holds one plane of at most 256 x 256 (64 planes of 64 x 64 would suit volumes viewed
-    from the side, but planes are what 2D networks and people read). A shard is whole chunks.
+    A chunk holds one plane of at most 256 x 256, as 2D networks and people read them. A shard is
+    whole chunks.
+
+    Parameters
+    ----------
+    cubes : bool
+        Chunks of 64³ and shards of 256³ instead, for 3D networks: a shard is computed at once, and
+        a thin one would be mostly halo.
     """
-    chunks = tuple(
-        min(extent, CHUNK) if axis in "yx" else 1 for axis, extent in zip(axes, shape, strict=True)
-    )
-    limits = tuple(SHARD if axis in "yx" else 16 for axis in axes)
+    chunk, shard = (CUBE, CUBES) if cubes else (CHUNK, SHARD)
+    deep = (CUBE, CUBES) if cubes else (1, 16)
+    most = {"y": chunk, "x": chunk, "z": deep[0]}
+    chunks = tuple(min(extent, most.get(axis, 1)) for axis, extent in zip(axes, shape, strict=True))
+    limits = tuple({"y": shard, "x": shard, "z": deep[1]}.get(axis, 16) for axis in axes)
     shards = tuple(
         -(-min(extent, limit) // chunk) * chunk
         for extent, limit, chunk in zip(shape, limits, chunks, strict=True)
     )
     return chunks, shards
+
+
+def full_shards(axes: str, cubes: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Chunks and shards of a large volume, which a small one has too so that it may grow."""
+    return chunks_and_shards(axes, (1, *(2**20,) * (len(axes) - 1)), cubes)
 
 
 def create_array(
@@ -125,21 +146,53 @@ def create_array(
     )
 
 
-def multiscale(name: str, axes: str, voxel_size_um: dict[str, float]) -> dict[str, Any]:
-    """OME metadata of an image with one level; axes of unknown size have scale 1 and no unit."""
+def multiscale(
+    name: str,
+    axes: str,
+    voxel_size_um: dict[str, float],
+    levels: Mapping[str, Mapping[str, int]] | None = None,
+) -> dict[str, Any]:
+    """OME metadata of an image; axes of unknown size have scale 1 and no unit.
+
+    Parameters
+    ----------
+    levels : mapping, optional
+        Path of each level to the voxels of the first that one of its own is the mean of, per axis.
+        One level "0" where there are none.
+    """
     described = []
     for axis in axes:
         entry = {"name": axis, "type": AXIS_TYPES.get(axis, "space")}
         if axis in voxel_size_um:
             entry["unit"] = "micrometer"
         described.append(entry)
-    scale = [float(voxel_size_um.get(axis, 1.0)) for axis in axes]
-    transformations = [{"type": "scale", "scale": scale}]
-    dataset = {"path": "0", "coordinateTransformations": transformations}
+    datasets = []
+    for path, factors in (levels or {"0": {}}).items():
+        sizes = [(voxel_size_um.get(axis, 1.0), factors.get(axis, 1)) for axis in axes]
+        scale = [float(size * factor) for size, factor in sizes]
+        transformations = [{"type": "scale", "scale": scale}]
+        if factors:  # the first voxel's centre is that of the voxels below it
+            shift = [float(size * (factor - 1) / 2) for size, factor in sizes]
+            transformations.append({"type": "translation", "translation": shift})
+        datasets.append({"path": path, "coordinateTransformations": transformations})
     return {
         "version": "0.5",
-        "multiscales": [{"name": name, "axes": described, "datasets": [dataset]}],
+        "multiscales": [{"name": name, "axes": described, "datasets": datasets}],
     }
+
+
+def describe_image(
+    path: Path,
+    axes: str,
+    voxel_size_um: dict[str, float],
+    levels: Mapping[str, Mapping[str, int]],
+    extra: Mapping[str, Any],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Make an OME-Zarr image of a folder that holds the arrays of its levels, see `multiscale`."""
+    ome = {**multiscale(path.name, axes, voxel_size_um, levels), **extra}
+    facts = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome, **attributes}}
+    write_json(path / "zarr.json", facts)
 
 
 def create_image(
@@ -148,7 +201,9 @@ def create_image(
     shape: Sequence[int],
     dtype: DTypeLike,
     voxel_size_um: dict[str, float],
-    extra: dict[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    cubes: bool = False,
 ) -> zarr.Array[Any]:
     """Create an OME-Zarr image with one level and return its array.
 
@@ -160,11 +215,30 @@ def create_image(
         Micrometres per spatial axis, as far as known.
     extra : dict, optional
         Further entries of the group's `ome` metadata.
+    attributes : dict, optional
+        Attributes of the group beside `ome`.
+    cubes : bool
+        See `chunks_and_shards`.
     """
     axis_rules.check(axes, shape, str(path))
-    metadata = multiscale(path.name, axes, voxel_size_um) | (extra or {})
-    zarr.create_group(path, zarr_format=3, attributes={"ome": metadata}, overwrite=True)
-    return create_array(path / "0", axes, shape, dtype, *chunks_and_shards(axes, shape))
+    metadata = {**multiscale(path.name, axes, voxel_size_um), **(extra or {})}
+    beside = {"ome": metadata, **(attributes or {})}
+    zarr.create_group(path, zarr_format=3, attributes=beside, overwrite=True)
+    return create_array(path / "0", axes, shape, dtype, *chunks_and_shards(axes, shape, cubes))
+
+
+def shard_regions(array: zarr.Array[Any], spatial_axes: int) -> list[tuple[slice, ...]]:
+    """Regions that each cover whole shards of an array: no two tasks write the same file."""
+    shape = array.shape[-spatial_axes:]
+    shards = (array.shards or array.chunks)[-spatial_axes:]
+    starts = product(*(range(0, extent, step) for extent, step in zip(shape, shards, strict=True)))
+    return [
+        tuple(
+            slice(i, min(i + step, extent))
+            for i, step, extent in zip(start, shards, shape, strict=True)
+        )
+        for start in starts
+    ]
 
 
 def add_label(

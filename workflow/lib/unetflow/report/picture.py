@@ -10,6 +10,7 @@ import zarr
 from matplotlib.figure import Figure
 from skimage.color import label2rgb
 
+from unetflow.predicted import probabilities
 from unetflow.store import open_image
 
 
@@ -25,7 +26,7 @@ def draw(results: Path, output: Path) -> None:
     panels = {
         "image": (picture, "gray"),
         "border weights": (weights, "magma"),
-        "predicted probability": (np.asarray(open_image(prediction).array)[0], "cividis"),
+        "predicted probability": (probabilities(open_image(prediction))[0], "cividis"),
         "instances": (label2rgb(instances, picture, alpha=0.4, bg_label=0), None),
     }
     figure = Figure(figsize=(12, 3.3), layout="constrained")

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from unetflow.predicted import probabilities
 from unetflow.progress import log
 from unetflow.store import open_image, open_volume, read_json
 
@@ -169,9 +170,8 @@ def labels_plane(path: Path) -> NDArray[Any]:
 
 def probabilities_plane(path: Path) -> NDArray[np.float32]:
     """Probability of each class but background, (classes - 1, rows, columns), in the window."""
-    array: Any = open_image(path).array
-    index = (slice(None), *middle(array.shape[1:]), *window(array.shape))
-    return np.asarray(array[index]).astype(np.float32)
+    image = open_image(path)
+    return probabilities(image, (*middle(image.spatial_shape), *window(image.spatial_shape)))
 
 
 def truth_planes(path: Path) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:

@@ -1,0 +1,500 @@
+"""Blocks: together they are the whole volume, killed ones go on, and failures are results."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import zarr
+from numpy.typing import NDArray
+from small_model import OFFSET, SCALE, TILE, grey, settings, small_shards, whole, write_model
+
+from unetflow import store
+from unetflow.blocks import finish_prediction, predict_block
+from unetflow.inference import load
+from unetflow.planning import plan_archive, repaired
+from unetflow.prediction import Job
+from unetflow.settings import ExperimentSettings
+from unetflow.store import create_image, open_image, read_json
+
+__all__ = ["small_shards"]
+
+torch.set_num_threads(1)
+
+
+def experiment(dimensions: int = 2, **predict: Any) -> ExperimentSettings:
+    """Two shards or so a block."""
+    return ExperimentSettings(
+        dataset="isbi2012",
+        model={"width": 2, "depth": 1, "dimensions": dimensions},
+        patches={"tile": TILE},
+        predict=settings(block_megavoxels=0.003, **predict).model_dump(mode="json"),
+    )
+
+
+def planned(tmp_path: Path, volume: Path, experiment: ExperimentSettings) -> dict[str, Any]:
+    row = {"path": str(volume), "experiment": "one"}
+    plan_archive({"v": row}, {"one": experiment}, tmp_path / "plan.json", "key")
+    plan: dict[str, Any] = read_json(tmp_path / "plan.json")["volumes"]["v"]
+    return plan
+
+
+def receipt_of(tmp_path: Path, block: str) -> Path:
+    return tmp_path / "v/prediction_blocks" / f"{block}.json"
+
+
+def predict(tmp_path: Path, plan: dict[str, Any], block: str, code: str = "code") -> dict[str, Any]:
+    """Predict one block of a planned volume; return its receipt."""
+    receipt = receipt_of(tmp_path, block)
+    predict_block(
+        tmp_path / "model",
+        Path(plan["path"]),
+        tmp_path / "v/prediction.ome.zarr",
+        receipt,
+        plan["blocks"][block]["job"],
+        code,
+        repaired(receipt, Path(plan["path"])),
+    )
+    facts: dict[str, Any] = read_json(receipt)
+    return facts
+
+
+def finished(tmp_path: Path, plan: dict[str, Any], experiment: ExperimentSettings) -> store.Image:
+    """Finish a volume whose blocks are predicted; return the image."""
+    receipts = [receipt_of(tmp_path, block) for block in plan["blocks"]]
+    folder, model = tmp_path / "v/prediction.ome.zarr", read_json(tmp_path / "model/model.json")
+    output = tmp_path / "v/prediction.json"
+    finish_prediction(plan, receipts, model, experiment.predict, folder, output)
+    facts = read_json(output)
+    assert (facts["state"], facts["reason"], facts["blocks"]) == ("done", "", len(receipts))
+    store.validate(folder)
+    return open_image(folder)
+
+
+def volume(path: Path, shape: Sequence[int]) -> NDArray[Any]:
+    """Write a volume of grey noise."""
+    pixels = grey(tuple(shape))
+    create_image(path, "zyx"[-len(shape) :], shape, np.uint8, {"y": 0.5, "x": 0.5})[...] = pixels
+    return pixels
+
+
+def expected(tmp_path: Path, pixels: NDArray[Any], dimensions: int) -> NDArray[np.float32]:
+    """Whole prediction of a volume, plane by plane for a 2D network."""
+    model = load(tmp_path / "model", "cpu", "32")
+    normal = (pixels[None] - OFFSET) / SCALE
+    if pixels.ndim == dimensions:
+        return whole(model, normal)
+    return np.stack([whole(model, normal[:, z]) for z in range(len(pixels))], axis=1)
+
+
+CASES = [("yx", (90, 70), 2), ("zyx", (3, 70, 45), 2), ("zyx", (20, 34, 21), 3)]
+
+
+@pytest.mark.parametrize(("axes", "shape", "dimensions"), CASES)
+def test_blocks_in_any_order_are_the_whole_volume(
+    tmp_path: Path, axes: str, shape: tuple[int, ...], dimensions: int, small_shards: None
+) -> None:
+    pixels = volume(tmp_path / "image", shape)
+    write_model(tmp_path / "model", dimensions)
+    of = experiment(dimensions)
+    plan = planned(tmp_path, tmp_path / "image", of)
+    assert len(plan["blocks"]) > 2
+    covered = np.zeros(shape, int)
+    for name, block in plan["blocks"].items():
+        assert len(name.split("_")) == len(shape)
+        region = tuple(slice(*part) for part in block["job"]["region"])
+        covered[region] += 1
+    assert (covered == 1).all()
+    for name in sorted(plan["blocks"], reverse=True):
+        assert predict(tmp_path, plan, name)["state"] == "done"
+    found = finished(tmp_path, plan, of)
+    assert found.axes == "c" + axes
+    np.testing.assert_allclose(found.array[...], expected(tmp_path, pixels, dimensions), atol=1e-5)
+
+
+def count_regions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """List of the regions that are predicted from now on."""
+    seen, kept = [], Job.predict
+
+    def noted(self: Job, pixels: Any, part: Any, region: Any) -> Any:
+        seen.append(region)
+        return kept(self, pixels, part, region)
+
+    monkeypatch.setattr(Job, "predict", noted)
+    return seen
+
+
+def test_a_block_that_runs_again_redoes_nothing_and_gives_the_same_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_shards: None
+) -> None:
+    volume(tmp_path / "image", (90, 70))
+    write_model(tmp_path / "model")
+    plan = planned(tmp_path, tmp_path / "image", experiment())
+    first = predict(tmp_path, plan, "0_0")
+    seen = count_regions(monkeypatch)
+    again = predict(tmp_path, plan, "0_0")
+    assert not seen
+    assert {**again, "seconds": 0, "waiting": 0} == {**first, "seconds": 0, "waiting": 0}
+
+
+@pytest.mark.parametrize("change", ["code", "a shard torn", "a shard lost", "settings", "journal"])
+def test_work_that_is_stale_or_torn_is_redone_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_shards: None, change: str
+) -> None:
+    pixels = volume(tmp_path / "image", (90, 70))
+    write_model(tmp_path / "model")
+    of = experiment()
+    plan = planned(tmp_path, tmp_path / "image", of)
+    for block in plan["blocks"]:
+        array = predict(tmp_path, plan, block)["array"]
+    shards = sorted((tmp_path / "v/prediction.ome.zarr" / array / "c").rglob("0/*/*"))
+    seen = count_regions(monkeypatch)
+    code, redone = "code", 1
+    if change == "code":
+        code, redone = "other", len(shards)
+    elif change == "settings":
+        of = experiment(orientations=4)
+        plan, redone = planned(tmp_path, tmp_path / "image", of), len(shards)
+    elif change == "a shard torn":
+        shards[0].write_bytes(shards[0].read_bytes()[:100])
+    elif change == "a shard lost":
+        shards[0].unlink()
+    else:  # the line of a process killed while it wrote it
+        (journal,) = receipt_of(tmp_path, "0_0").parent.glob(".0_0.*")
+        journal.write_text(journal.read_text().rstrip("\n"))
+    for block in plan["blocks"]:
+        predict(tmp_path, plan, block, code)
+    assert len(seen) == redone
+    found = finished(tmp_path, plan, of)
+    if change != "settings":
+        np.testing.assert_allclose(found.array[...], expected(tmp_path, pixels, 2), atol=1e-5)
+    else:  # what is of other settings is gone
+        assert not (tmp_path / "v/prediction.ome.zarr" / array).exists()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from unetflow import store
+from unetflow.blocks import predict_block
+from unetflow.store import read_json
+for name, extent in {"CHUNK": 16, "SHARD": 32, "CUBE": 8, "CUBES": 16}.items():
+    setattr(store, name, extent)
+here = Path(sys.argv[1])
+block = read_json(here / "plan.json")["volumes"]["v"]["blocks"]["0_0"]["job"]
+out = here / "v/prediction.ome.zarr"
+predict_block(here / "model", here / "image", out, here / "v/prediction_blocks/0_0.json", block, "")
+"""
+
+
+def start(tmp_path: Path) -> subprocess.Popen[bytes]:
+    """Predict block 0_0 in a process of its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+
+def large_plan(tmp_path: Path) -> tuple[ExperimentSettings, dict[str, Any]]:
+    """One block of 64 shards."""
+    volume(tmp_path / "image", (256, 256))
+    write_model(tmp_path / "model")
+    of = ExperimentSettings(
+        dataset="isbi2012",
+        model={"width": 2, "depth": 1},
+        patches={"tile": TILE},
+        predict=settings(orientations=4).model_dump(mode="json"),
+    )
+    return of, planned(tmp_path, tmp_path / "image", of)
+
+
+def test_a_block_that_was_killed_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_shards: None
+) -> None:
+    of, plan = large_plan(tmp_path)
+    process, done = start(tmp_path), 0
+    while done < 10:
+        assert process.poll() is None
+        time.sleep(0.02)
+        journals = list((tmp_path / "v/prediction_blocks").glob(".0_0.*"))
+        done = len(journals[0].read_text().splitlines()) if journals else 0
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not receipt_of(tmp_path, "0_0").exists()
+    done = journals[0].read_text().count("\n")
+    seen = count_regions(monkeypatch)
+    assert predict(tmp_path, plan, "0_0", "")["state"] == "done"
+    assert len(seen) == 64 - done
+    found = finished(tmp_path, plan, of).array
+    straight = tmp_path / "straight"
+    straight.mkdir()
+    (straight / "model").symlink_to(tmp_path / "model")
+    predict(straight, plan, "0_0")
+    undisturbed = finished(straight, plan, of).array
+    assert found[...].tobytes() == undisturbed[...].tobytes()
+
+
+def test_two_copies_of_a_block_at_once_do_no_harm(tmp_path: Path, small_shards: None) -> None:
+    of, plan = large_plan(tmp_path)
+    copies = [start(tmp_path), start(tmp_path)]
+    assert [copy.wait() for copy in copies] == [0, 0]
+    assert read_json(receipt_of(tmp_path, "0_0"))["state"] == "done"
+    found = finished(tmp_path, plan, of).array
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "model").symlink_to(tmp_path / "model")
+    predict(alone, plan, "0_0")
+    assert found[...].tobytes() == finished(alone, plan, of).array[...].tobytes()
+
+
+def test_a_volume_that_grows_changes_the_new_blocks_and_the_old_edge_alone(
+    tmp_path: Path, small_shards: None
+) -> None:
+    write_model(tmp_path / "model", 3)
+    of = experiment(3)
+    pixels = grey((60, 34, 21))
+    array = create_image(tmp_path / "image", "zyx", (40, 34, 21), np.uint8, {})
+    array[...] = pixels[:40]
+    before = planned(tmp_path, tmp_path / "image", of)
+    for block in before["blocks"]:
+        predict(tmp_path, before, block)
+    zarr.open_array(tmp_path / "image/0", mode="r+").resize((60, 34, 21))
+    zarr.open_array(tmp_path / "image/0", mode="r+")[40:] = pixels[40:]
+    after = planned(tmp_path, tmp_path / "image", of)
+    same = [name for name, block in after["blocks"].items() if before["blocks"].get(name) == block]
+    reach = 40 - 2 * 8  # far more than the network's halo
+    kept = [name for name, b in before["blocks"].items() if b["job"]["region"][0][1] <= reach]
+    assert kept
+    assert set(kept) <= set(same)
+    for block in set(after["blocks"]) - set(same):
+        predict(tmp_path, after, block)
+    found = finished(tmp_path, after, of).array[...]
+    np.testing.assert_allclose(found, expected(tmp_path, pixels, 3), atol=1e-5)
+
+
+def test_coarser_levels_are_means_of_the_finest(tmp_path: Path, small_shards: None) -> None:
+    volume(tmp_path / "image", (3, 70, 45))
+    write_model(tmp_path / "model")
+    of = experiment()
+    plan = planned(tmp_path, tmp_path / "image", of)
+    for block in plan["blocks"]:
+        predict(tmp_path, plan, block)
+    finest = finished(tmp_path, plan, of)
+    folder = tmp_path / "v/prediction.ome.zarr"
+    scales = read_json(folder / "zarr.json")["attributes"]["ome"]["multiscales"][0]["datasets"]
+    shapes = [zarr.open_array(folder / level["path"]).shape for level in scales]
+    assert shapes == [(1, 3, 70, 45), (1, 3, 35, 23), (1, 3, 18, 12), (1, 3, 9, 6)]
+    second = zarr.open_array(folder / scales[1]["path"])[...]
+    even = finest.array[..., :44].reshape(1, 3, 35, 2, 22, 2).mean(axis=(3, 5))
+    np.testing.assert_allclose(second[..., :22], even, atol=1e-6)
+    first, third = (level["coordinateTransformations"] for level in (scales[0], scales[2]))
+    assert first == [{"type": "scale", "scale": [1, 1, 0.5, 0.5]}]
+    assert third[0] == {"type": "scale", "scale": [1, 1, 2, 2]}
+    assert third[1] == {"type": "translation", "translation": [0, 0, 0.75, 0.75]}
+
+
+def test_a_volume_of_which_a_block_failed_has_failed_with_every_reason(tmp_path: Path) -> None:
+    row = {"path": "p.tif", "reason": "", "shape": [3, 4], "blocks": {"0_0": {}, "0_1": {}}}
+    reasons = ["no axis", "", "no pixels", "no axis"]
+    receipts = [tmp_path / f"{number}.json" for number in range(4)]
+    for path, reason in zip(receipts, reasons, strict=True):
+        store.write_json(path, {"reason": reason, "seconds": 0.5, "waiting": 0.1, "array": "a"})
+    model = {"class_names": ["background", "cell"]}
+    finish_prediction(row, receipts, model, settings(), tmp_path / "p", tmp_path / "facts.json")
+    facts = read_json(tmp_path / "facts.json")
+    assert (facts["state"], facts["reason"]) == ("failed", "no axis; no pixels")
+    assert (facts["seconds"], facts["blocks"], facts["waiting"]) == (2, 4, 0.1)
+    assert facts["volume"] == {"path": "p.tif", "reason": "", "shape": [3, 4]}
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_volume_that_could_not_be_planned_has_failed(tmp_path: Path) -> None:
+    row = {"path": "p.tif", "reason": "not there", "blocks": {}}
+    finish_prediction(row, [], {}, settings(), tmp_path / "p", tmp_path / "facts.json")
+    facts = read_json(tmp_path / "facts.json")
+    assert (facts["state"], facts["reason"], facts["seconds"]) == ("failed", "not there", 0)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_repaired_volume_is_told_from_the_one_that_failed(tmp_path: Path, kind: str) -> None:
+    model, receipt = write_model(tmp_path / "model"), tmp_path / "out/receipt.json"
+    bad = tmp_path / "volume" / "0" / "c" if kind == "folder" else tmp_path / "volume"
+    if kind == "folder":
+        volume(tmp_path / "volume", (40, 50))
+        (shard,) = (path for path in bad.rglob("*") if path.is_file())
+        good = shard.read_bytes()
+        shard.write_bytes(good[:50])
+    else:
+        bad.write_bytes(b"no picture")
+
+    def run() -> tuple[str, str]:
+        told = repaired(receipt, tmp_path / "volume")
+        place = tmp_path / "out/prediction"
+        predict_block(model, tmp_path / "volume", place, receipt, job(), "code", told)
+        return read_json(receipt)["state"], told
+
+    assert run() == ("failed", "")
+    assert repaired(receipt, tmp_path / "volume") == "", "nothing has changed"
+    if kind == "folder":
+        shard.write_bytes(good)
+    else:
+        tifffile.imwrite(bad, grey((40, 50)), photometric="minisblack")
+    state, told = run()
+    assert (state, bool(told)) == ("done", True)
+    assert repaired(receipt, tmp_path / "volume") == told, "what was told is told again"
+
+
+# -------------------------------------------------------------------------------- failures
+
+
+def job() -> dict[str, Any]:
+    """Return values of a block of a plane."""
+    return {
+        "tile": [TILE, TILE],
+        "settings": settings().model_dump(mode="json"),
+        "region": [[0, 2048]] * 2,
+        "reads": [[0, 2048]] * 2,
+        "volume": [],
+    }
+
+
+def predicted(tmp_path: Path, volume: Path) -> dict[str, Any]:
+    """Predict a volume as a block that was planned for another; return its receipt."""
+    model, receipt = write_model(tmp_path / "model"), tmp_path / "out/receipt.json"
+    predict_block(model, volume, tmp_path / "out/prediction", receipt, job(), "code")
+    facts: dict[str, Any] = read_json(receipt)
+    assert facts["seconds"] >= 0
+    return facts
+
+
+@pytest.mark.parametrize("shape", [(40, 35), (3, 40, 35)])
+def test_a_tiff_file_is_predicted_as_the_same_pixels_in_ome_zarr(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    pixels = grey(shape)
+    tifffile.imwrite(
+        tmp_path / "volume.tif",
+        pixels,
+        photometric="minisblack",
+        metadata={"axes": "ZYX"[-len(shape) :]},
+    )
+    create_image(tmp_path / "volume", "zyx"[-len(shape) :], shape, np.uint8, {})[...] = pixels
+    found = []
+    for name in ("volume.tif", "volume"):
+        folder = tmp_path / f"of {name}"
+        folder.mkdir()
+        write_model(folder / "model")
+        plan = planned(folder, tmp_path / name, experiment())
+        predict(folder, plan, "_".join("0" * len(shape)))
+        found.append(finished(folder, plan, experiment()).array[...])
+    assert found[0].shape == (1, *shape)
+    np.testing.assert_array_equal(*found)
+    gc.collect()  # a file left open would be told here
+
+
+def test_another_number_of_channels_is_a_failed_receipt_with_its_reason(tmp_path: Path) -> None:
+    create_image(tmp_path / "volume", "cyx", (3, 30, 30), np.uint8, {})[...] = grey((3, 30, 30))
+    facts = predicted(tmp_path, tmp_path / "volume")
+    assert facts["state"] == "failed"
+    assert facts["reason"].endswith(
+        "the model takes 1 channels: the image has 3; choose channels or another model"
+    )
+
+
+def test_a_missing_volume_is_a_failed_receipt(tmp_path: Path) -> None:
+    facts = predicted(tmp_path, tmp_path / "nowhere")
+    assert facts["state"] == "failed"
+    assert "a volume must exist: found nothing; correct the path in the sheet" in facts["reason"]
+
+
+@pytest.mark.parametrize("kind", ["text", "colour", "folder"])
+def test_what_is_no_volume_is_a_failed_receipt(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "volume.tif"
+    if kind == "text":
+        path.write_text("not a picture")
+        expected = "must be a readable TIFF file"
+    elif kind == "colour":
+        tifffile.imwrite(path, grey((30, 30, 3)), photometric="rgb")
+        expected = "axes must be some of 'tczyx' in this order and end in 'yx': got 'yxc'"
+    else:
+        path.mkdir()
+        expected = "must be an OME-Zarr image of version 0.5"
+    facts = predicted(tmp_path, path)
+    assert facts["state"] == "failed"
+    assert expected in facts["reason"]
+    assert "\n" not in facts["reason"]
+
+
+def test_a_volume_with_a_time_axis_is_a_failed_receipt_with_its_reason(tmp_path: Path) -> None:
+    create_image(tmp_path / "volume", "tyx", (5, 30, 30), np.uint8, {})[...] = grey((5, 30, 30))
+    facts = predicted(tmp_path, tmp_path / "volume")
+    assert facts["state"] == "failed"
+    assert "time" in facts["reason"]
+
+
+@pytest.mark.parametrize("damage", ["overwritten", "cut short"])
+def test_pixels_that_cannot_be_read_are_a_failed_receipt(tmp_path: Path, damage: str) -> None:
+    create_image(tmp_path / "volume", "zyx", (5, 40, 50), np.uint8, {})[...] = grey((5, 40, 50))
+    (shard,) = (path for path in (tmp_path / "volume/0/c").rglob("*") if path.is_file())
+    stored = shard.read_bytes()
+    if damage == "overwritten":  # the first chunk; the index at the end is left whole
+        shard.write_bytes(bytes(1000) + stored[1000:])
+    else:
+        shard.write_bytes(stored[: len(stored) // 2])
+    facts = predicted(tmp_path, tmp_path / "volume")
+    assert facts["state"] == "failed"
+    assert facts["reason"]
+
+
+def test_a_tiff_file_that_lost_its_end_is_a_failed_receipt(tmp_path: Path) -> None:
+    path = tmp_path / "volume.tif"
+    tifffile.imwrite(path, grey((5, 40, 50)), photometric="minisblack", compression="zlib")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    facts = predicted(tmp_path, path)
+    assert facts["state"] == "failed"
+
+
+def test_grey_values_that_are_no_numbers_are_a_failed_receipt(tmp_path: Path) -> None:
+    pixels = grey((40, 35), "float32")
+    pixels[20, 20] = np.nan
+    create_image(tmp_path / "volume", "yx", pixels.shape, np.float32, {})[...] = pixels
+    facts = predicted(tmp_path, tmp_path / "volume")
+    assert facts["state"] == "failed"
+    assert "finite" in facts["reason"]
+
+
+def test_a_full_disk_is_an_error_without_a_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_image(tmp_path / "volume", "yx", (40, 50), np.uint8, {})[...] = grey((40, 50))
+
+    def full(*_: Any) -> NDArray[np.float32]:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Job, "predict", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        predicted(tmp_path, tmp_path / "volume")
+    assert not (tmp_path / "out/receipt.json").exists()
+
+
+def test_weights_that_do_not_belong_to_the_model_are_an_error_and_no_receipt(
+    tmp_path: Path,
+) -> None:
+    create_image(tmp_path / "volume", "yx", (40, 50), np.uint8, {})[...] = grey((40, 50))
+    model = write_model(tmp_path / "model")
+    (model / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="weights must have the SHA-256 that"):
+        predict_block(
+            model, tmp_path / "volume", tmp_path / "p", tmp_path / "r.json", job(), "code"
+        )
+    assert {path.name for path in tmp_path.iterdir()} == {"volume", "model"}

@@ -1,0 +1,101 @@
+"""What a prediction stores, and how the stages after it read probabilities from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from unetflow.settings import PredictSettings
+from unetflow.store import Image
+
+
+def channels(class_names: Sequence[str], settings: PredictSettings) -> list[str]:
+    """Names of the channels that are stored.
+
+    Raises
+    ------
+    ValueError
+        If the settings choose a class that the model does not know.
+    """
+    if settings.output == "classes":
+        return ["class"]
+    if settings.output == "logits":
+        return [*class_names]
+    chosen = class_names[1:] if settings.channels is None else settings.channels
+    unknown = sorted(set(chosen) - set(class_names))
+    if unknown:
+        raise ValueError(
+            f"predict.channels must be classes of the model, {', '.join(class_names)}: got "
+            f"{', '.join(unknown)}; correct them"
+        )
+    return [*chosen]
+
+
+def metadata(class_names: Sequence[str], settings: PredictSettings) -> dict[str, dict[str, Any]]:
+    """Return a prediction's metadata, `extra` and `attributes` of `store.create_image`.
+
+    The attribute `unetflow` is all that reading probabilities back takes.
+    """
+    names = channels(class_names, settings)
+    about = {"output": settings.output, "classes": [*class_names], "channels": names}
+    shown = {"channels": [{"label": name} for name in names]}
+    return {"extra": {"omero": shown}, "attributes": {"unetflow": about}}
+
+
+def encode(
+    predicted: NDArray[np.float32],
+    class_names: Sequence[str],
+    names: Sequence[str],
+    settings: PredictSettings,
+) -> NDArray[Any]:
+    """Return what is stored (channels, ...) of probabilities, or logits, (classes, ...)."""
+    if settings.output == "classes":
+        return np.asarray(predicted.argmax(axis=0)[np.newaxis], np.uint8)
+    if settings.output == "logits":
+        return np.asarray(predicted, settings.dtype)
+    chosen = predicted[[class_names.index(name) for name in names]]
+    if settings.dtype == "uint8":
+        chosen = np.rint(chosen * 255)
+    return np.asarray(chosen.astype(settings.dtype))
+
+
+def stored_dtype(settings: PredictSettings) -> str:
+    """Data type of the stored array."""
+    return "uint8" if settings.output == "classes" else settings.dtype
+
+
+def probabilities(image: Image, index: tuple[Any, ...] = ()) -> NDArray[np.float32]:
+    """Probabilities (classes - 1, ...) of the classes but background, of a part of a prediction.
+
+    Of a class that is not stored they are 0. An image without our attributes holds all of them.
+
+    Parameters
+    ----------
+    index : tuple
+        Of the spatial axes.
+    """
+    values = np.asarray(image.array[(slice(None), *index)])
+    facts: Any = zarr.open_group(image.path, mode="r").attrs.get("unetflow")
+    if facts is None:
+        return values.astype(np.float32)
+    classes = facts["classes"]
+    if facts["output"] == "logits":
+        likelihood = np.exp((values - values.max(axis=0)).astype(np.float32))
+        return np.asarray(likelihood[1:] / likelihood.sum(axis=0))
+    result = np.zeros((len(classes), *values.shape[1:]), np.float32)
+    if facts["output"] == "classes":
+        np.put_along_axis(result, values.astype(np.intp), 1, axis=0)
+    else:
+        scale = np.float32(255 if values.dtype == np.uint8 else 1)
+        for name, channel in zip(facts["channels"], values, strict=True):
+            result[classes.index(name)] = channel / scale
+    return result[1:]
+
+
+def foreground(image: Image, index: tuple[Any, ...] = ()) -> NDArray[np.float32]:
+    """Probability (...) of not being background, of a part of a prediction."""
+    return np.asarray(probabilities(image, index).sum(axis=0))

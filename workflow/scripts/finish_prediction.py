@@ -1,0 +1,16 @@
+from pathlib import Path
+
+from unetflow.blocks import finish_prediction
+from unetflow.progress import log_to
+from unetflow.settings import PredictSettings
+from unetflow.store import read_json
+
+with log_to(snakemake.log[0]):
+    finish_prediction(
+        snakemake.params.row,
+        receipts=[Path(path) for path in snakemake.input.receipts],
+        model=read_json(Path(snakemake.input.facts[0])),
+        settings=PredictSettings(**snakemake.params.settings),
+        prediction=Path(snakemake.params.prediction),
+        output=Path(snakemake.output.facts),
+    )
