@@ -195,6 +195,33 @@ def predict_code(wildcards):
     )
 
 
+def verify_code(wildcards):
+    """Digest of the code that measures how exact tiles are."""
+    return code(
+        "verify_tiling.py", f"models.{EXPERIMENTS[wildcards.experiment].model.network}"
+    )
+
+
+def prediction_tile(wildcards):
+    """Tile of prediction per axis."""
+    experiment = settled(wildcards.experiment)
+    return list(experiment.per_axis(experiment.predict.tile))
+
+
+def tiling_facts(_wildcards):
+    """Differences between tiles and the whole, by the first network of each experiment."""
+    return [
+        path
+        for name, experiment in CHOSEN.items()
+        for path in expand(
+            rules.verify_tiling.output.facts,
+            experiment=name,
+            split=experiment.split.names[0],
+            seed=experiment.train.seeds[0],
+        )
+    ]
+
+
 def sheet_rows(archive):
     """Rows of an archive's sheet, with the paths of volumes that are images of a dataset."""
     return {

@@ -29,6 +29,38 @@ rule predict_images:
         "../scripts/predict_images.py"
 
 
+rule verify_tiling:
+    """Measure how far tiles are from the whole on a test image; fail if further than rounding."""
+    input:
+        images=of_dataset("images.ome.zarr"),
+        index=of_dataset("index.json"),
+        facts=rules.train_model.output.facts,
+        weights=rules.train_model.output.weights,
+        plan=lambda wildcards: training_plans([wildcards.experiment]),
+    output:
+        facts="<results>/experiments/{experiment}/{split}/seed{seed}/tiling.json",
+    log:
+        "<logs>/predict/{experiment}/{split}/seed{seed}.tiling.log",
+    benchmark:
+        "<costs>/predict/{experiment}/{split}_seed{seed}_tiling.tsv"
+    threads: lambda wildcards: EXPERIMENTS[wildcards.experiment].predict.threads
+    resources:
+        mem_mb=8000,
+        runtime=60,
+        gpu=lambda wildcards: int(
+            EXPERIMENTS[wildcards.experiment].predict.device == "gpu"
+        ),
+    params:
+        code=verify_code,
+        settings=section("predict"),
+        tile=prediction_tile,
+        image=lambda wildcards: images_in(
+            wildcards.experiment, wildcards.split, "test"
+        )[0],
+    script:
+        "../scripts/verify_tiling.py"
+
+
 checkpoint plan_archive:
     """Plan the blocks of every volume of an archive."""
     input:

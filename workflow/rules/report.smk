@@ -5,6 +5,7 @@ rule build_report:
         predictions=unannotated_predictions,
         sheets=patch_sheets,
         plans=training_plans(CHOSEN),
+        tiling=tiling_facts,
         archives=expand(rules.summarise_archive.output.summary, archive=ARCHIVES),
     output:
         page=report(

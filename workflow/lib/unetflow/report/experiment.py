@@ -107,6 +107,8 @@ def run_facts(run: Run) -> dict[str, Any]:
         "geometry": model.get("geometry", []),
         "threshold": scores.finite(model.get("threshold")),
         "training": model.get("training", {}),
+        "tiling": facts(run.folder / "tiling.json"),
+        "tiling_path": run.folder / "tiling.json",
         "parameters": sources.parameter_count(run.folder / "model.safetensors") if model else None,
     }
 

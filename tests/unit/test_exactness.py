@@ -1,0 +1,71 @@
+"""The check of tiles against the whole passes where they agree, and fails where they do not."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_model import TILE, grey, write_model
+from torch import Tensor, nn
+
+from unetflow.exactness import shifted_grid, verify_tiling
+from unetflow.inference import Model, load
+from unetflow.store import create_image, read_json
+
+torch.set_num_threads(1)
+
+
+def image_and_model(tmp_path: Path, shape: tuple[int, ...], dimensions: int) -> Model:
+    create_image(tmp_path / "image", "zyx"[-len(shape) :], shape, np.uint8, {})[...] = grey(shape)
+    return load(write_model(tmp_path / "model", dimensions), "cpu", "32")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dimensions"), [((70, 45), 2), ((3, 40, 35), 2), ((5, 3), 2), ((30, 34, 21), 3)]
+)
+def test_tiles_of_an_exact_network_pass(
+    tmp_path: Path, shape: tuple[int, ...], dimensions: int
+) -> None:
+    model = image_and_model(tmp_path, shape, dimensions)
+    verify_tiling(model, tmp_path / "image", [TILE] * dimensions, 1, tmp_path / "facts.json")
+    facts = read_json(tmp_path / "facts.json")
+    assert max(facts["tiled"], facts["shifted"]) <= facts["tolerance"]
+    assert 0 < facts["tolerance"] < 1e-4 * facts["logit_range"]
+    step = TILE - 2 * model.geometry[0].halo
+    assert facts["extents"] == [min(extent, step * 3 // 2) for extent in shape[-dimensions:]]
+
+
+class Centred(nn.Module):
+    """A network that looks at all it sees at once, as one with instance normalisation does."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        found: Tensor = self.network(pixels)
+        return found - found.mean()
+
+
+def test_a_network_that_sees_beyond_its_halo_fails_with_both_figures(tmp_path: Path) -> None:
+    model = image_and_model(tmp_path, (70, 45), 2)
+    wrong = replace(model, network=Centred(model.network))
+    message = re.escape("tiled logits must equal those of the whole within ") + ".* differ by "
+    with pytest.raises(ValueError, match=message):
+        verify_tiling(wrong, tmp_path / "image", [TILE] * 2, 1, tmp_path / "facts.json")
+    assert not (tmp_path / "facts.json").exists()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (40, 41), (7, 30, 31)])
+def test_the_shifted_grid_covers_an_image_once_and_begins_at_odd_places(
+    shape: tuple[int, ...],
+) -> None:
+    covered = np.zeros(shape, int)
+    for region in shifted_grid(shape):
+        covered[region] += 1
+        assert all(part.start % 2 == 1 or part.start == 0 for part in region)
+    assert (covered == 1).all()
