@@ -135,6 +135,17 @@ def count_regions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
+def test_other_threads_redo_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_shards: None
+) -> None:
+    volume(tmp_path / "image", (90, 70))
+    write_model(tmp_path / "model")
+    predict(tmp_path, planned(tmp_path, tmp_path / "image", experiment()), "0_0")
+    seen = count_regions(monkeypatch)
+    predict(tmp_path, planned(tmp_path, tmp_path / "image", experiment(threads=2)), "0_0")
+    assert not seen
+
+
 def test_a_block_that_runs_again_redoes_nothing_and_gives_the_same_receipt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_shards: None
 ) -> None:
@@ -242,6 +253,40 @@ def test_a_block_that_was_killed_goes_on_where_it_was(
     predict(straight, plan, "0_0")
     undisturbed = finished(straight, plan, of).array
     assert found[...].tobytes() == undisturbed[...].tobytes()
+
+
+def test_the_workers_of_a_dask_cluster_predict_the_same(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="distributed is not installed")
+    pixels = volume(tmp_path / "image", (2, 40, 35))
+    write_model(tmp_path / "model")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+    ) as cluster:
+        of = experiment(scheduler=cluster.scheduler_address)
+        plan = planned(tmp_path, tmp_path / "image", of)
+        assert predict(tmp_path, plan, "0_0_0")["state"] == "done"
+        (journal,) = receipt_of(tmp_path, "0_0_0").parent.glob(".0_0_0.*")
+        assert len(journal.read_text().splitlines()) == 1
+        found = finished(tmp_path, plan, of).array
+        np.testing.assert_allclose(found[...], expected(tmp_path, pixels, 2), atol=1e-5)
+        (tmp_path / "image/0/zarr.json").write_text("broken")
+        assert predict(tmp_path, plan, "0_0_0", "other code")["state"] == "failed"
+
+
+def test_a_scheduler_that_does_not_answer_is_an_error_and_no_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dask = pytest.importorskip("dask", reason="dask is not installed")
+    pytest.importorskip("distributed", reason="distributed is not installed")
+    volume(tmp_path / "image", (40, 35))
+    write_model(tmp_path / "model")
+    plan = planned(tmp_path, tmp_path / "image", experiment(scheduler="tcp://127.0.0.1:9"))
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.raises(OSError, match="127.0.0.1:9"),
+    ):
+        predict(tmp_path, plan, "0_0")
+    assert not receipt_of(tmp_path, "0_0").exists()
 
 
 def test_two_copies_of_a_block_at_once_do_no_harm(tmp_path: Path, small_shards: None) -> None:

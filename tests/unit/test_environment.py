@@ -23,9 +23,10 @@ def project() -> dict[str, Any]:
 
 
 def requirements() -> list[Requirement]:
-    """Return the dependencies, core and optional."""
+    """Return the dependencies, core and optional, but the project's own groups."""
     optional = project()["optional-dependencies"].values()
-    return [Requirement(line) for lines in (project()["dependencies"], *optional) for line in lines]
+    lines = [line for lines in (project()["dependencies"], *optional) for line in lines]
+    return [Requirement(line) for line in lines if not line.startswith(project()["name"])]
 
 
 def pins() -> list[Requirement]:

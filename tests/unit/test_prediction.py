@@ -16,6 +16,7 @@ from unetflow.inference import load
 from unetflow.intensity import histogram, normalisation
 from unetflow.predicted import foreground, probabilities
 from unetflow.prediction import Job, predict_image, predict_images
+from unetflow.rotations import mean_over_rotations
 from unetflow.settings import IntensitySettings
 from unetflow.store import create_image, open_image, shard_regions
 
@@ -139,6 +140,20 @@ def stored(tmp_path: Path, name: str, **changes: Any) -> store.Image:
     predict_image(model, image, tmp_path / name, (TILE, TILE), settings(**changes))
     store.validate(tmp_path / name)
     return open_image(tmp_path / name)
+
+
+def test_rotations_are_averaged_plane_by_plane_over_the_whole_image(tmp_path: Path) -> None:
+    pixels = grey((2, 40, 35))
+    create_image(tmp_path / "image", "zyx", pixels.shape, np.uint8, {})[...] = pixels
+    model = load(write_model(tmp_path / "model"), "cpu", "32")
+    image = open_image(tmp_path / "image")
+    predict_image(model, image, tmp_path / "out", (TILE, TILE), settings(rotations=7))
+    found = open_image(tmp_path / "out").array[...]
+    for number, plane in enumerate(pixels):
+        normal = ((plane[None] - OFFSET) / SCALE).astype(np.float32)
+        mean = mean_over_rotations(lambda turned: whole(model, turned), normal, 7)
+        np.testing.assert_allclose(found[:, number], mean, atol=1e-5)
+    assert not np.allclose(found[:, 0], whole(model, (pixels[:1] - OFFSET) / SCALE), atol=1e-3)
 
 
 def test_every_kind_of_output_reads_back_as_probabilities(tmp_path: Path) -> None:

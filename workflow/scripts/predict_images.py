@@ -1,7 +1,6 @@
 from pathlib import Path
 
-from unetflow.inference import load
-from unetflow.prediction import predict_images
+from unetflow.prediction import load_for, predict_images
 from unetflow.progress import log_to
 from unetflow.provenance import recorded
 from unetflow.settings import PredictSettings
@@ -9,7 +8,7 @@ from unetflow.settings import PredictSettings
 settings = PredictSettings(**snakemake.params.settings)
 with log_to(snakemake.log[0]), recorded(Path(snakemake.output.run)):
     predict_images(
-        load(Path(snakemake.input.facts).parent, settings.device, settings.precision),
+        load_for(settings, Path(snakemake.input.facts).parent),
         images=[Path(snakemake.input.images) / image for image in snakemake.params.test],
         output=Path(snakemake.output.prediction),
         settings=settings,

@@ -1,14 +1,14 @@
 from pathlib import Path
 
 from unetflow.exactness import verify_tiling
-from unetflow.inference import load
+from unetflow.prediction import load_for
 from unetflow.progress import log_to
 from unetflow.settings import PredictSettings
 
 with log_to(snakemake.log[0]):
     settings = PredictSettings(**snakemake.params.settings)
     verify_tiling(
-        load(Path(snakemake.input.facts).parent, settings.device, settings.precision),
+        load_for(settings, Path(snakemake.input.facts).parent),
         Path(snakemake.input.images) / snakemake.params.image,
         tile=snakemake.params.tile,
         threads=settings.threads,

@@ -8,15 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import zarr
 
 from unetflow import axes as axis_rules
 from unetflow import predicted
-from unetflow.inference import load
+from unetflow.cluster import predict_on_cluster
 from unetflow.orientations import Region
 from unetflow.planning import digest, state_of_files
-from unetflow.prediction import Job, normalisation_of, predict_regions
+from unetflow.prediction import Job, load_for, open_job, predict_regions
 from unetflow.progress import log, one_line
 from unetflow.pyramid import add_levels
 from unetflow.settings import PredictSettings
@@ -71,24 +70,27 @@ def predict_block(
         The volume's own, where the model normalises by them.
     """
     settings = PredictSettings(**block["settings"])
-    loaded = load(model, settings.device, settings.precision)
-    torch.set_num_threads(settings.threads)
+    loaded = load_for(settings, model)
     started = time.monotonic()
     facts: dict[str, Any] = {"state": "done", "reason": "", "array": "", "waiting": 0.0}
     try:
-        image = open_volume(volume)
-        own = read_json(histograms)["channels"] if histograms else None
-        normalise = normalisation_of(loaded, image, own)
-        job = Job(loaded, image, normalise, tuple(block["tile"]), settings)
+        job = open_job(loaded, volume, settings, block["tile"], histograms)
         facts["array"] = array_name(job)
         array = open_or_create(prediction / facts["array"], job)
-        journal = Journal(receipt, array, digest(facts["array"], sorted(block.items()), code))
+        work = {key: block[key] for key in ("tile", "region", "reads", "volume")}
+        # Where it is computed, and with how many threads, makes no other result.
+        how = settings.model_dump(mode="json", exclude={"device", "threads", "scheduler"})
+        journal = Journal(receipt, array, digest(facts["array"], work, how, code))
         shards = shards_of(array, block["region"])
         waiting = [shard for shard in shards if not journal.has(shard)]
         log(f"device {loaded.device}, {len(waiting)} of {len(shards)} shards")
         for shard in waiting:
             journal.clear(shard)
-        facts["waiting"] = round(predict_regions(job, array, waiting, journal.add), 4)
+        if settings.scheduler is None:
+            facts["waiting"] = round(predict_regions(job, array, waiting, journal.add), 4)
+        else:
+            opened = (model, volume, settings, block["tile"], histograms)
+            predict_on_cluster(settings.scheduler, opened, array, waiting, journal.add)
     except ValueError as error:
         facts |= {"state": "failed", "reason": one_line(error), "files": state_of_files(volume)}
         log(f"failed: {facts['reason']}")

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from unetflow.compiled import OpenVinoNetwork
 from unetflow.geometry import (
     Geometry,
     Span,
@@ -59,13 +60,20 @@ def build(settings: UNetSettings, channels: int, classes: int) -> nn.Module:
     return network
 
 
-def load(folder: Path, device: str, precision: str) -> Model:
+def load(
+    folder: Path, device: str, precision: str, backend: str = "torch", threads: int = 1
+) -> Model:
     """Load `model.json` and `model.safetensors` from a folder.
+
+    Parameters
+    ----------
+    device, precision, backend, threads
+        See `PredictSettings`.
 
     Raises
     ------
     ValueError
-        If the weights are not those that `model.json` states, or the device is missing.
+        If the weights are not those that `model.json` states, or device or backend are missing.
     """
     facts = read_json(folder / "model.json")
     weights = folder / "model.safetensors"
@@ -78,10 +86,15 @@ def load(folder: Path, device: str, precision: str) -> Model:
     settings = UNetSettings(**facts["network"])
     network = build(settings, facts["channels"], len(facts["class_names"]))
     network.load_state_dict(safetensors.torch.load_file(weights))
-    place = choose_device(device)
+    place = choose_device("cpu" if backend == "openvino" else device)
     precision = choose_precision(place, precision)
     geometry = geometry_from_json(facts["geometry"])
-    return Model(network.to(place).eval(), geometry, place, precision, facts)
+    network = network.to(place).eval()
+    if backend == "openvino":
+        extents = [axis.minimum for axis in geometry]
+        example = torch.zeros(1, facts["channels"], *extents)
+        network = OpenVinoNetwork(network, example, precision, threads)
+    return Model(network, geometry, place, precision, facts)
 
 
 def sha256(path: Path) -> str:

@@ -17,12 +17,21 @@ from numpy.typing import NDArray
 from unetflow import axes as axis_rules
 from unetflow import predicted
 from unetflow.geometry import reach
-from unetflow.inference import Model, probabilities
+from unetflow.inference import Model, array_reader, load, probabilities
 from unetflow.intensity import Histogram, Normalisation, histogram, normalisation
 from unetflow.orientations import Region
 from unetflow.progress import Bar, log, track
+from unetflow.rotations import mean_over_rotations
 from unetflow.settings import IntensitySettings, PredictSettings
-from unetflow.store import Image, create_image, open_image, replacing, shard_regions
+from unetflow.store import (
+    Image,
+    create_image,
+    open_image,
+    open_volume,
+    read_json,
+    replacing,
+    shard_regions,
+)
 
 
 def normalisation_of(
@@ -139,6 +148,30 @@ class Job:
         return result
 
 
+def load_for(settings: PredictSettings, folder: Path) -> Model:
+    """Load a model as the settings want it to run."""
+    return load(folder, settings.device, settings.precision, settings.backend, settings.threads)
+
+
+def open_job(
+    model: Model,
+    volume: Path,
+    settings: PredictSettings,
+    tile: Sequence[int],
+    histograms: Path | None,
+) -> Job:
+    """Open what predicts a volume.
+
+    Parameters
+    ----------
+    histograms : Path or None
+        The volume's own, where the model normalises by them.
+    """
+    image = open_volume(volume)
+    own = read_json(histograms)["channels"] if histograms else None
+    return Job(model, image, normalisation_of(model, image, own), tuple(tile), settings)
+
+
 def predict_regions(
     job: Job,
     array: zarr.Array[Any],
@@ -222,7 +255,25 @@ def predict_image(
         **predicted.metadata(job.class_names, settings),
         cubes=len(tile) == 3,
     )
-    predict_regions(job, array, shard_regions(array, len(spatial)))
+    if settings.rotations > 1:
+        predict_rotated(job, array)
+    else:
+        predict_regions(job, array, shard_regions(array, len(spatial)))
+
+
+def predict_rotated(job: Job, array: zarr.Array[Any]) -> None:
+    """Write the mean over rotations of each plane, which is in memory as a whole."""
+
+    def predict(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        shape = pixels.shape[1:]
+        whole = tuple(slice(0, extent) for extent in shape)
+        return probabilities(job.model, array_reader(pixels), shape, whole, job.tile)
+
+    for plane in job.image.planes():
+        pixels = job.normalise.apply(job.image.region((*plane, slice(None), slice(None))))
+        found = mean_over_rotations(predict, pixels, job.settings.rotations)
+        index: tuple[Any, ...] = (slice(None), *plane)
+        array[index] = predicted.encode(found, job.class_names, job.channels, job.settings)
 
 
 def predict_images(

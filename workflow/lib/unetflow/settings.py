@@ -452,6 +452,12 @@ class PredictSettings(Settings):
         "average over turns of the plane by 90° (4), and their mirror images (8); of a volume by a "
         "3D network also over the order of its planes (16), or all symmetries of a cube (48)",
     )
+    rotations: int = setting(
+        1,
+        "of an experiment's own images by a 2D network: average over so many evenly spaced "
+        "rotations of the whole plane in memory (the paper: 7)",
+        ge=1,
+    )
     dtype: Literal["uint8", "float16", "float32"] = setting(
         "float16", "of what is stored; probabilities in uint8 are 0 to 255"
     )
@@ -472,10 +478,24 @@ class PredictSettings(Settings):
         "type and chunks of its array; or its voxels, which planning then reads",
     )
     precision: Precision = setting("32", PRECISION)
+    backend: Literal["torch", "openvino"] = setting(
+        "torch", "what runs the network; openvino is the faster one on CPUs, and to be installed"
+    )
     device: Literal["cpu", "gpu", "auto"] = setting(
         "auto", "gpu without one is an error; auto logs its choice"
     )
     threads: int = setting(2, "CPU threads", ge=1)
+    scheduler: str | None = setting(
+        None,
+        "address of a running Dask cluster, such as tcp://node:8786, whose workers predict the "
+        "shards of a block; null: the job itself does",
+    )
+
+    @model_validator(mode="after")
+    def _backend_suits_the_device(self) -> Self:
+        if self.backend == "openvino" and self.device == "gpu":
+            raise ValueError("backend must be torch on a GPU: got openvino; set predict.backend")
+        return self
 
     @model_validator(mode="after")
     def _output_fits_its_storage(self) -> Self:
@@ -578,6 +598,16 @@ class ExperimentSettings(Settings):
 
     @model_validator(mode="after")
     def _orientations_suit_the_network(self) -> Self:
+        if self.predict.rotations > 1 and self.model.dimensions == 3:
+            raise ValueError(
+                f"predict.rotations must be 1 for a 3D network: got {self.predict.rotations}; "
+                "set predict.orientations"
+            )
+        if self.predict.rotations > 1 and self.predict.orientations > 1:
+            raise ValueError(
+                "predict.rotations must be 1 where there are orientations: got "
+                f"{self.predict.rotations} and {self.predict.orientations}; leave one out"
+            )
         try:
             orientations(self.predict.orientations, self.model.dimensions)
         except ValueError as error:

@@ -1,0 +1,67 @@
+"""OpenVINO's network says what torch's says, and tiles of it are exact too."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from unetflow.compiled import OpenVinoNetwork
+from unetflow.inference import Model, array_reader, build, choose_precision, logits
+from unetflow.settings import UNetSettings
+
+torch.set_num_threads(1)
+
+CASES = [
+    (2, 3, (211, 187), [1, 2, 5]),
+    (2, 1, (5, 3), [2]),
+    (3, 1, (40, 37, 33), [3, 8]),
+    (3, 2, (37, 41, 30), [2]),
+]
+
+
+def pair(dimensions: int, depth: int, precision: str) -> tuple[Model, Model]:
+    """Return a model as torch runs it and as OpenVINO does."""
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    torch.manual_seed(0)
+    architecture = UNetSettings(dimensions=dimensions, width=4, depth=depth)
+    network = build(architecture, 1, 2).eval()
+    geometry = architecture.geometry
+    plain = Model(network, geometry, torch.device("cpu"), precision, {})
+    example = torch.zeros(1, 1, *[axis.minimum for axis in geometry])
+    return plain, replace(plain, network=OpenVinoNetwork(network, example, precision, 1))
+
+
+def predict(model: Model, pixels: NDArray[np.float32], tile: tuple[int, ...] | None) -> NDArray:
+    shape = pixels.shape[1:]
+    region = tuple(slice(0, extent) for extent in shape)
+    return logits(model, array_reader(pixels), shape, region, tile)
+
+
+@pytest.mark.parametrize(("dimensions", "depth", "shape", "steps"), CASES)
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_openvino_equals_torch_and_tiles_equal_the_whole(
+    dimensions: int, depth: int, shape: tuple[int, ...], steps: list[int], precision: str
+) -> None:
+    if choose_precision(torch.device("cpu"), "auto") != precision == "bf16":
+        pytest.skip("this CPU does not compute in bf16")
+    plain, fast = pair(dimensions, depth, precision)
+    pixels = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    expected, whole = predict(plain, pixels, None), predict(fast, pixels, None)
+    spread = float(np.ptp(expected))
+    # bf16 has 8 binary digits; sums are taken in another order before each layer is rounded.
+    bound = 1e-5 if precision == "32" else 2**-7
+    np.testing.assert_allclose(whole, expected, atol=bound * spread)
+    for step in steps:
+        tile = tuple(axis.input_for(step * axis.divisor) for axis in plain.geometry)
+        np.testing.assert_allclose(predict(fast, pixels, tile), whole, atol=1e-6 * spread)
+
+
+def test_without_openvino_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ValueError, match=r"pip install 'unetflow\[openvino\]', or set torch"):
+        OpenVinoNetwork(torch.nn.Identity(), torch.zeros(1, 1, 8, 8), "32", 1)

@@ -1,0 +1,96 @@
+"""The shards of a block as tasks of a Dask cluster that is already running."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+from unetflow.orientations import Region
+from unetflow.prediction import Job, load_for, open_job
+from unetflow.progress import Bar
+from unetflow.settings import PredictSettings
+
+Opened = tuple[Path, Path, PredictSettings, Sequence[int], Path | None]
+"""Model, volume, settings, tile and histograms, in paths that the workers see too."""
+
+
+def predict_on_cluster(
+    address: str,
+    opened: Opened,
+    array: zarr.Array[Any],
+    regions: Sequence[Region],
+    written: Callable[[Region], None],
+) -> None:
+    """Write predicted regions, whole shards, into an array that all workers see.
+
+    Parameters
+    ----------
+    address : str
+        Of the scheduler.
+    written : callable
+        Told each region once it is in the array, here and not on a worker.
+
+    Raises
+    ------
+    ImportError
+        If `distributed` is not installed.
+    OSError
+        If nothing answers at the address.
+    ValueError
+        If a region's data cannot be read.
+    """
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise ImportError(
+            "predict.scheduler: distributed must be installed: found none; "
+            "pip install 'unetflow[cluster]'"
+        ) from error
+    model, volume, settings, tile, histograms = opened
+    # Plain values, by which a worker knows what it has opened before.
+    plain = (
+        str(model),
+        str(volume),
+        settings.model_dump_json(),
+        tuple(tile),
+        str(histograms or ""),
+    )
+    folder = str(Path(array.store.root).resolve())  # type: ignore[attr-defined]
+    bar = Bar(f"predicting {volume.name}", len(regions))
+    with Client(address) as client:
+        tasks = {
+            client.submit(predict_region, plain, folder, bounds(region), pure=False): region
+            for region in regions
+        }
+        for task in as_completed(tasks):
+            task.result()
+            written(tasks[task])
+            bar.step()
+    bar.close()
+
+
+def bounds(region: Region) -> tuple[tuple[int, int], ...]:
+    """Start and stop along each axis."""
+    return tuple((part.start, part.stop) for part in region)
+
+
+def predict_region(plain: tuple[Any, ...], folder: str, parts: tuple[tuple[int, int], ...]) -> None:
+    """Write one region, on a worker."""
+    job = opened_once(*plain)
+    region = tuple(slice(*part) for part in parts)
+    array = zarr.open_array(folder, mode="r+")
+    array[:, *region] = job.predict(*job.read(region), region)
+
+
+@lru_cache(maxsize=1)
+def opened_once(
+    model: str, volume: str, settings: str, tile: tuple[int, ...], histograms: str
+) -> Job:
+    """Network and volume, opened for the first region that a worker predicts of them."""
+    chosen = PredictSettings.model_validate_json(settings)
+    loaded = load_for(chosen, Path(model))
+    return open_job(loaded, Path(volume), chosen, tile, Path(histograms) if histograms else None)
