@@ -43,8 +43,10 @@ def experiment(dimensions: int = 2, **predict: Any) -> ExperimentSettings:
     )
 
 
-def planned(tmp_path: Path, volume: Path, experiment: ExperimentSettings) -> dict[str, Any]:
-    row = {"path": str(volume), "experiment": "one"}
+def planned(
+    tmp_path: Path, volume: Path, experiment: ExperimentSettings, **wanted: str
+) -> dict[str, Any]:
+    row = {"path": str(volume), "experiment": "one", **wanted}
     plan_archive({"v": row}, {"one": experiment}, tmp_path / "plan.json", "key")
     plan: dict[str, Any] = read_json(tmp_path / "plan.json")["volumes"]["v"]
     return plan
@@ -127,9 +129,10 @@ def count_regions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """List of the regions that are predicted from now on."""
     seen, kept = [], Job.predict
 
-    def noted(self: Job, pixels: Any, part: Any, region: Any) -> Any:
-        seen.append(region)
-        return kept(self, pixels, part, region)
+    def noted(self: Job, given: Any, region: Any) -> Any:
+        if given is not None:
+            seen.append(region)
+        return kept(self, given, region)
 
     monkeypatch.setattr(Job, "predict", noted)
     return seen
@@ -283,7 +286,7 @@ def test_a_scheduler_that_does_not_answer_is_an_error_and_no_receipt(
     plan = planned(tmp_path, tmp_path / "image", experiment(scheduler="tcp://127.0.0.1:9"))
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
-        pytest.raises(OSError, match="127.0.0.1:9"),
+        pytest.raises(OSError, match=r"127\.0\.0\.1:9"),
     ):
         predict(tmp_path, plan, "0_0")
     assert not receipt_of(tmp_path, "0_0").exists()
@@ -325,6 +328,66 @@ def test_a_volume_that_grows_changes_the_new_blocks_and_the_old_edge_alone(
         predict(tmp_path, after, block)
     found = finished(tmp_path, after, of).array[...]
     np.testing.assert_allclose(found, expected(tmp_path, pixels, 3), atol=1e-5)
+
+
+def wanted(tmp_path: Path, of: ExperimentSettings, **wanted: str) -> NDArray[Any]:
+    """Predict what a row wants of a volume; return the array."""
+    plan = planned(tmp_path, tmp_path / "image", of, **wanted)
+    assert plan["state"] == "planned", plan["reason"]
+    for block in plan["blocks"]:
+        assert predict(tmp_path, plan, block)["state"] == "done"
+    return np.asarray(finished(tmp_path, plan, of).array[...])
+
+
+@pytest.mark.parametrize(("shape", "dimensions"), [((3, 70, 45), 2), ((20, 34, 21), 3)])
+def test_a_region_or_mask_alone_is_predicted_as_it_is_in_the_whole(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    small_shards: None,
+    shape: tuple[int, ...],
+    dimensions: int,
+) -> None:
+    pixels = volume(tmp_path / "image", shape)
+    write_model(tmp_path / "model", dimensions)
+    of, whole = experiment(dimensions), expected(tmp_path, pixels, dimensions)
+    seen = count_regions(monkeypatch)
+    part = (slice(1, 2), slice(3, 30), slice(0, 20))
+    found = wanted(tmp_path, of, region="1:2, 3:30, :20")
+    np.testing.assert_allclose(found[:, *part], whole[:, *part], atol=1e-5)
+    found[:, *part] = 0
+    assert not found.any()
+    every = len(planned(tmp_path, tmp_path / "image", of)["blocks"])
+    assert len(seen) < every
+    inside = np.zeros(shape, np.uint8)
+    inside[2, 10:14, 5:9], inside[0, -1, -1] = 1, 7
+    tifffile.imwrite(
+        tmp_path / "mask.tif", inside, photometric="minisblack", metadata={"axes": "ZYX"}
+    )
+    found = wanted(tmp_path, of, mask=str(tmp_path / "mask.tif"))
+    np.testing.assert_allclose(found, whole * (inside > 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("region", ["1:2", "0:4, :, :", "5:2, :, :", "a:b, :, :", "0:1, :, :, :"])
+def test_a_region_that_is_none_of_the_volume_is_a_failed_plan(tmp_path: Path, region: str) -> None:
+    volume(tmp_path / "image", (3, 40, 35))
+    plan = planned(tmp_path, tmp_path / "image", experiment(), region=region)
+    assert plan["state"] == "failed"
+    assert (
+        f"region must be start:stop along each of 3, 40, 35 voxels: got {region!r}"
+        in (plan["reason"])
+    )
+
+
+def test_a_mask_of_other_extents_is_a_failed_receipt(tmp_path: Path) -> None:
+    volume(tmp_path / "image", (3, 40, 35))
+    tifffile.imwrite(tmp_path / "mask.tif", grey((40, 35)), photometric="minisblack")
+    write_model(tmp_path / "model")
+    plan = planned(tmp_path, tmp_path / "image", experiment(), mask=str(tmp_path / "mask.tif"))
+    facts = predict(tmp_path, plan, "0_0_0")
+    assert facts["state"] == "failed"
+    assert (
+        "a mask must have the extents of its volume, (3, 40, 35): got (40, 35)" in facts["reason"]
+    )
 
 
 def test_coarser_levels_are_means_of_the_finest(tmp_path: Path, small_shards: None) -> None:
@@ -410,6 +473,8 @@ def job() -> dict[str, Any]:
         "region": [[0, 2048]] * 2,
         "reads": [[0, 2048]] * 2,
         "volume": [],
+        "within": [],
+        "mask": "",
     }
 
 

@@ -114,7 +114,7 @@ def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
     head = HEAD.replace(column, f"my_{column}")
     line = refused(sheet(tmp_path, head + "a\ta.tif\tone\t\n"))
     assert line.endswith(f"missing ['{column}'], unknown ['my_{column}']")
-    assert "columns must be volume, path, experiment and maybe truth" in line
+    assert "columns must be volume, path, experiment and maybe truth, region, mask" in line
 
 
 def test_commas_instead_of_tabs_are_told(tmp_path: Path) -> None:

@@ -60,8 +60,7 @@ def predict_block(
         JSON: `state`, `reason`, `array` (its name in the folder), `seconds`, `waiting` (share of
         the time in which the device waited for data), and what it was made from.
     block : mapping
-        The block's values in the plan: `tile`, `settings`, `region` and `reads` (start and stop
-        along each spatial axis) and `volume`, what the volume's data is known by.
+        The block's values in the plan, see `planning.plan_block`.
     code : str
         Digest of the code that predicts.
     repaired : str
@@ -74,10 +73,10 @@ def predict_block(
     started = time.monotonic()
     facts: dict[str, Any] = {"state": "done", "reason": "", "array": "", "waiting": 0.0}
     try:
-        job = open_job(loaded, volume, settings, block["tile"], histograms)
+        job = open_job(loaded, volume, settings, block, histograms)
         facts["array"] = array_name(job)
         array = open_or_create(prediction / facts["array"], job)
-        work = {key: block[key] for key in ("tile", "region", "reads", "volume")}
+        work = {key: value for key, value in block.items() if key != "settings"}
         # Where it is computed, and with how many threads, makes no other result.
         how = settings.model_dump(mode="json", exclude={"device", "threads", "scheduler"})
         journal = Journal(receipt, array, digest(facts["array"], work, how, code))
@@ -89,7 +88,7 @@ def predict_block(
         if settings.scheduler is None:
             facts["waiting"] = round(predict_regions(job, array, waiting, journal.add), 4)
         else:
-            opened = (model, volume, settings, block["tile"], histograms)
+            opened = (model, volume, settings, block, histograms)
             predict_on_cluster(settings.scheduler, opened, array, waiting, journal.add)
     except ValueError as error:
         facts |= {"state": "failed", "reason": one_line(error), "files": state_of_files(volume)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import zarr
 
 from unetflow.orientations import Region
+from unetflow.planning import bounds
 from unetflow.prediction import Job, load_for, open_job
 from unetflow.progress import Bar
 from unetflow.settings import PredictSettings
 
-Opened = tuple[Path, Path, PredictSettings, Sequence[int], Path | None]
-"""Model, volume, settings, tile and histograms, in paths that the workers see too."""
+Opened = tuple[Path, Path, PredictSettings, Mapping[str, Any], Path | None]
+"""Model, volume, settings, block and histograms, in paths that the workers see too."""
 
 
 def predict_on_cluster(
@@ -50,15 +52,10 @@ def predict_on_cluster(
             "predict.scheduler: distributed must be installed: found none; "
             "pip install 'unetflow[cluster]'"
         ) from error
-    model, volume, settings, tile, histograms = opened
+    model, volume, settings, block, histograms = opened
     # Plain values, by which a worker knows what it has opened before.
-    plain = (
-        str(model),
-        str(volume),
-        settings.model_dump_json(),
-        tuple(tile),
-        str(histograms or ""),
-    )
+    facts = (settings.model_dump_json(), json.dumps(block), str(histograms or ""))
+    plain = (str(model), str(volume), *facts)
     folder = str(Path(array.store.root).resolve())  # type: ignore[attr-defined]
     bar = Bar(f"predicting {volume.name}", len(regions))
     with Client(address) as client:
@@ -73,24 +70,19 @@ def predict_on_cluster(
     bar.close()
 
 
-def bounds(region: Region) -> tuple[tuple[int, int], ...]:
-    """Start and stop along each axis."""
-    return tuple((part.start, part.stop) for part in region)
-
-
-def predict_region(plain: tuple[Any, ...], folder: str, parts: tuple[tuple[int, int], ...]) -> None:
+def predict_region(plain: tuple[Any, ...], folder: str, parts: list[list[int]]) -> None:
     """Write one region, on a worker."""
     job = opened_once(*plain)
     region = tuple(slice(*part) for part in parts)
     array = zarr.open_array(folder, mode="r+")
-    array[:, *region] = job.predict(*job.read(region), region)
+    array[:, *region] = job.predict(job.read(region), region)
 
 
 @lru_cache(maxsize=1)
-def opened_once(
-    model: str, volume: str, settings: str, tile: tuple[int, ...], histograms: str
-) -> Job:
+def opened_once(model: str, volume: str, settings: str, block: str, histograms: str) -> Job:
     """Network and volume, opened for the first region that a worker predicts of them."""
     chosen = PredictSettings.model_validate_json(settings)
     loaded = load_for(chosen, Path(model))
-    return open_job(loaded, Path(volume), chosen, tile, Path(histograms) if histograms else None)
+    return open_job(
+        loaded, Path(volume), chosen, json.loads(block), Path(histograms) if histograms else None
+    )

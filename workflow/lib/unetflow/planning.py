@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +24,7 @@ from unetflow.settings import ExperimentSettings
 from unetflow.store import Image, full_shards, open_volume, read_json, write_json
 
 REQUIRED = ("volume", "path", "experiment")
-OPTIONAL = ("truth",)
+OPTIONAL = ("truth", "region", "mask")
 
 # Settings of prediction that say how a volume is divided, not what is predicted.
 FOR_THE_PLAN = ("tile", "block_megavoxels", "input_checksum")
@@ -33,7 +34,9 @@ BASE_BYTES = 900 * 2**20
 
 
 def read_sheet(path: Path) -> list[dict[str, str]]:
-    """Rows of an archive's sheet, a TSV with the columns volume, path, experiment and maybe truth.
+    """Rows of an archive's sheet, a TSV with a row for each volume.
+
+    Its columns are volume, path and experiment, and maybe truth, region and mask.
 
     Raises
     ------
@@ -198,9 +201,16 @@ def plan_volume(
             f"{image.path}: a {dimensions}D network needs {dimensions} spatial axes: the volume "
             f"has {len(image.spatial_shape)}; use another experiment"
         )
+    within, mask = parse_region(row.get("region", ""), image), row.get("mask", "")
+    wanted = {
+        "within": bounds(within or ()),
+        "mask": mask,
+        "mask_known_by": known_by(open_volume(Path(mask))) if mask else [],
+    }
     blocks = {
-        "_".join(str(number) for number in index): plan_block(image, region, experiment)
+        "_".join(str(number) for number in index): plan_block(image, region, wanted, experiment)
         for index, region in block_grid(image, experiment).items()
+        if within is None or meet(region, within)
     }
     return {
         **row,
@@ -241,11 +251,56 @@ def block_grid(image: Image, experiment: ExperimentSettings) -> dict[tuple[int, 
     }
 
 
-def plan_block(image: Image, region: Region, experiment: ExperimentSettings) -> dict[str, Any]:
+def parse_region(text: str, image: Image) -> Region | None:
+    """Region of a volume that a sheet's cell names, such as `0:20, 100:900, :`; None for all.
+
+    Raises
+    ------
+    ValueError
+        If it is no such region, or not within the volume.
+    """
+    if not text:
+        return None
+    shape, region = image.spatial_shape, []
+    parts = [part.strip() for part in text.split(",")]
+    for part, extent in zip(parts, shape, strict=False):
+        found = re.fullmatch(r"(\d*):(\d*)", part)
+        start, stop = (int(found[1] or 0), int(found[2] or extent)) if found else (0, 0)
+        region.append(slice(start, stop))
+        if not 0 <= start < stop <= extent:
+            parts = []
+    if len(parts) != len(shape):
+        raise ValueError(
+            f"{image.path}: region must be start:stop along each of {', '.join(map(str, shape))} "
+            f"voxels: got {text!r}; correct it in the sheet"
+        )
+    return tuple(region)
+
+
+def bounds(region: Region) -> list[list[int]]:
+    """Start and stop along each axis."""
+    return [[part.start, part.stop] for part in region]
+
+
+def meet(one: Region, other: Region) -> bool:
+    """Whether two regions have voxels in common."""
+    return all(max(a.start, b.start) < min(a.stop, b.stop) for a, b in zip(one, other, strict=True))
+
+
+def plan_block(
+    image: Image, region: Region, wanted: Mapping[str, Any], experiment: ExperimentSettings
+) -> dict[str, Any]:
     """Return a block's values, all that its result depends on, and what it needs.
 
     The extents of the volume count as far as the block reads: one that grows changes its last
     blocks alone.
+
+    Returns
+    -------
+    dict
+        `job` with `tile`, `settings`, `region` and `reads` (start and stop along each spatial
+        axis), `within` and `mask` (what of the volume is wanted, or nothing), `volume` and
+        `mask_known_by` (what tells their data from other data); and `mem_mb`.
     """
     settings, dimensions = experiment.predict, experiment.model.dimensions
     tile = experiment.per_axis(settings.tile)
@@ -260,8 +315,9 @@ def plan_block(image: Image, region: Region, experiment: ExperimentSettings) -> 
     job = {
         "tile": list(tile),
         "settings": settings.model_dump(mode="json", exclude=set(FOR_THE_PLAN)),
-        "region": [[part.start, part.stop] for part in region],
-        "reads": [[part.start, part.stop] for part in reads],
+        "region": bounds(region),
+        "reads": bounds(reads),
+        **wanted,
         "volume": data_of(image, reads) if settings.input_checksum == "data" else known_by(image),
     }
     return {"job": job, "mem_mb": math.ceil(block_bytes(image, region, experiment) / 1e6)}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import zarr
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from unetflow import axes as axis_rules
 from unetflow import predicted
@@ -71,14 +72,46 @@ def normalisation_of(
 
 
 @dataclass(frozen=True)
+class Read:
+    """What the prediction of a region needs.
+
+    Attributes
+    ----------
+    pixels : float32 array (channel, *leading, *part)
+        Normalised.
+    part : Region
+        Of the axes that the network sees, with their halo.
+    region : Region
+        What is predicted.
+    inside : bool array, or None
+        Which voxels of it.
+    """
+
+    pixels: NDArray[np.float32]
+    part: Region
+    region: Region
+    inside: NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True)
 class Job:
-    """What predicts an image: a network, how it sees grey values, what is kept of its output."""
+    """What predicts an image: a network, how it sees grey values, what is kept of its output.
+
+    Attributes
+    ----------
+    within : Region, optional
+        Part of the image that is predicted.
+    mask : Image, optional
+        Of the image's spatial extents: voxels that are predicted are not 0.
+    """
 
     model: Model
     image: Image
     normalise: Normalisation
     tile: tuple[int, ...]
     settings: PredictSettings
+    within: Region | None = None
+    mask: Image | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -90,19 +123,45 @@ class Job:
         """Names of the channels that are stored."""
         return predicted.channels(self.class_names, self.settings)
 
-    def read(self, region: Region) -> tuple[NDArray[np.float32], Region]:
-        """Normalised pixels (channel, *leading, *part) that a region needs, and their part.
+    def wanted(self, region: Region) -> tuple[Region, NDArray[np.bool_] | None] | None:
+        """Part of a region that is predicted, and which of its voxels; None where none are."""
+        part = region
+        if self.within is not None:
+            part = tuple(
+                slice(max(a.start, b.start), min(a.stop, b.stop))
+                for a, b in zip(region, self.within, strict=True)
+            )
+            if any(along.start >= along.stop for along in part):
+                return None
+        if self.mask is None:
+            return part, None
+        inside = self.mask.region(part)[0] > 0
+        if not inside.any():
+            return None
+        box = find_objects(inside.view(np.uint8))[0]
+        part = tuple(
+            slice(along.start + found.start, along.start + found.stop)
+            for along, found in zip(part, box, strict=True)
+        )
+        return part, inside[box]
+
+    def read(self, region: Region) -> Read | None:
+        """Read what a region needs, or nothing where none of it is wanted.
 
         Raises
         ------
         ValueError
-            If they cannot be read, or are no numbers.
+            If pixels cannot be read, or are no numbers.
         """
         image, dimensions = self.image, len(self.tile)
-        shape = image.spatial_shape[-dimensions:]
-        orientations = self.settings.orientations
-        part = reach(self.model.geometry, shape, region[-dimensions:], self.tile, orientations)
         try:
+            wanted = self.wanted(region)
+            if wanted is None:
+                return None
+            region, inside = wanted
+            shape = image.spatial_shape[-dimensions:]
+            orientations = self.settings.orientations
+            part = reach(self.model.geometry, shape, region[-dimensions:], self.tile, orientations)
             pixels = image.region((*region[:-dimensions], *part))
         except (RuntimeError, ValueError) as error:  # what codecs raise
             raise ValueError(
@@ -112,40 +171,51 @@ class Job:
             raise ValueError(
                 f"{image.path}: grey values must be finite: got NaN or infinite; repair it"
             )
-        return self.normalise.apply(pixels), part
+        return Read(self.normalise.apply(pixels), part, region, inside)
 
-    def predict(
-        self, pixels: NDArray[np.float32], part: Region, region: Region
-    ) -> NDArray[np.generic]:
-        """Return what is stored (channels, *region); a 2D network goes plane by plane."""
+    def predict(self, given: Read | None, region: Region) -> NDArray[np.generic]:
+        """Return what is stored (channels, *region), 0 where nothing is wanted."""
+        extents = [along.stop - along.start for along in region]
+        dtype = predicted.stored_dtype(self.settings)
+        result = np.zeros((len(self.channels), *extents), dtype)
+        if given is None:
+            return result
         # Threads of a pool begin with a number of their own.
         torch.set_num_threads(self.settings.threads)
-        dimensions, settings = len(self.tile), self.settings
-        planes = pixels.shape[1:-dimensions]
-        extents = [along.stop - along.start for along in region]
-        dtype = predicted.stored_dtype(settings)
-        result = np.empty((len(self.channels), *extents), dtype)
-        for plane in np.ndindex(planes):
-
-            def read(asked: Region, plane: tuple[int, ...] = plane) -> NDArray[np.float32]:
-                within = (
-                    slice(along.start - have.start, along.stop - have.start)
-                    for along, have in zip(asked, part, strict=True)
-                )
-                index: tuple[Any, ...] = (slice(None), *plane, *within)
-                return np.asarray(pixels[index])
-
-            found = probabilities(
-                self.model,
-                read,
-                self.image.spatial_shape[-dimensions:],
-                region[-dimensions:],
-                self.tile,
-                settings.orientations,
-                np.asarray if settings.output == "logits" else None,
-            )
-            result[:, *plane] = predicted.encode(found, self.class_names, self.channels, settings)
+        place = tuple(
+            slice(along.start - whole.start, along.stop - whole.start)
+            for along, whole in zip(given.region, region, strict=True)
+        )
+        target = result[:, *place]
+        # A 2D network goes plane by plane.
+        for plane in np.ndindex(given.pixels.shape[1 : -len(self.tile)]):
+            target[:, *plane] = self.predict_plane(given, plane)
+        if given.inside is not None:
+            target[:, ~given.inside] = 0
         return result
+
+    def predict_plane(self, given: Read, plane: tuple[int, ...]) -> NDArray[np.generic]:
+        """Return what is stored of a plane, or of a volume by a 3D network."""
+        dimensions = len(self.tile)
+
+        def read(asked: Region) -> NDArray[np.float32]:
+            within = (
+                slice(along.start - have.start, along.stop - have.start)
+                for along, have in zip(asked, given.part, strict=True)
+            )
+            index: tuple[Any, ...] = (slice(None), *plane, *within)
+            return np.asarray(given.pixels[index])
+
+        found = probabilities(
+            self.model,
+            read,
+            self.image.spatial_shape[-dimensions:],
+            given.region[-dimensions:],
+            self.tile,
+            self.settings.orientations,
+            np.asarray if self.settings.output == "logits" else None,
+        )
+        return predicted.encode(found, self.class_names, self.channels, self.settings)
 
 
 def load_for(settings: PredictSettings, folder: Path) -> Model:
@@ -157,19 +227,34 @@ def open_job(
     model: Model,
     volume: Path,
     settings: PredictSettings,
-    tile: Sequence[int],
+    block: Mapping[str, Any],
     histograms: Path | None,
 ) -> Job:
-    """Open what predicts a volume.
+    """Open what predicts a block of a volume.
 
     Parameters
     ----------
+    block : mapping
+        Its values in the plan.
     histograms : Path or None
         The volume's own, where the model normalises by them.
+
+    Raises
+    ------
+    ValueError
+        If volume or mask cannot be read, or do not suit the model or each other.
     """
     image = open_volume(volume)
     own = read_json(histograms)["channels"] if histograms else None
-    return Job(model, image, normalisation_of(model, image, own), tuple(tile), settings)
+    within = tuple(slice(*part) for part in block["within"]) if block["within"] else None
+    mask = open_volume(Path(block["mask"])) if block["mask"] else None
+    if mask is not None and mask.spatial_shape != image.spatial_shape:
+        raise ValueError(
+            f"{mask.path}: a mask must have the extents of its volume, {image.spatial_shape}: got "
+            f"{mask.spatial_shape}; correct the mask in the sheet"
+        )
+    normalise = normalisation_of(model, image, own)
+    return Job(model, image, normalise, tuple(block["tile"]), settings, within, mask)
 
 
 def predict_regions(
@@ -198,14 +283,12 @@ def predict_regions(
     busy: list[tuple[float, float]] = []
     bar = Bar(f"predicting {job.image.path.name}", len(regions))
 
-    def read(region: Region, _: None) -> tuple[NDArray[np.float32], Region]:
+    def read(region: Region, _: None) -> Read | None:
         return job.read(region)
 
-    def compute(
-        read: tuple[NDArray[np.float32], Region], region: Region, _: Any
-    ) -> NDArray[np.generic]:
+    def compute(given: Read | None, region: Region, _: Any) -> NDArray[np.generic]:
         start = time.monotonic()
-        found = job.predict(*read, region)
+        found = job.predict(given, region)
         busy.append((start, time.monotonic()))
         return found
 
