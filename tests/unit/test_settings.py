@@ -294,6 +294,16 @@ def test_no_tile_of_prediction_means_that_of_the_patches() -> None:
     assert settings.per_axis(settings.predict.tile) == (76, 76)
 
 
+def test_an_automatic_tile_of_prediction_is_admissible_and_that_of_the_patches_until_then() -> None:
+    settings = ExperimentSettings(**having(predict__tile="auto"))
+    assert (settings.predict.tile, settings.predict.fixed_tile) == ("auto", None)
+    assert settings.per_axis(settings.predict.tile) == (76, 76)
+    assert settings.automatic == ()  # the plan of the training has nothing to choose
+    assert ExperimentSettings(**settings.model_dump(mode="json")) == settings
+    with pytest.raises(ValueError, match=r"predict\.tile"):
+        ExperimentSettings(**having(predict__tile="large"))
+
+
 # ------------------------------------------------------------------------- files and names
 
 

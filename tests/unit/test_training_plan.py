@@ -85,7 +85,8 @@ def test_the_memory_of_a_step_is_that_of_a_process_that_takes_it(
 def automatic(**changes: Any) -> ExperimentSettings:
     """Settings that leave everything to the plan, with some sections changed."""
     return ExperimentSettings(
-        dataset="any", **{name: {**AUTO[name], **changes.get(name, {})} for name in AUTO}
+        dataset="any",
+        **{name: {**AUTO.get(name, {}), **changes.get(name, {})} for name in AUTO | changes},
     )
 
 
@@ -226,6 +227,13 @@ def test_tiles_that_are_set_decide_the_depth() -> None:
     )
     with pytest.raises(ValueError, match=r"predict.tile must suit the planned depth 3, or be auto"):
         plan(fixed, dataset((700, 700), 20), 2)
+
+
+def test_an_automatic_tile_of_prediction_binds_no_depth() -> None:
+    free = automatic(predict={"tile": "auto"})
+    made = plan(free, dataset((700, 700), 900), 2)
+    assert made == plan(automatic(), dataset((700, 700), 900), 2)
+    assert settled(free, made["values"]).predict.tile == "auto"
 
 
 def test_a_stack_thinner_than_a_step_has_an_admissible_tile() -> None:

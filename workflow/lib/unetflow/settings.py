@@ -442,10 +442,18 @@ class TrainSettings(Settings):
 class PredictSettings(Settings):
     """Overlap-tile prediction."""
 
-    tile: int | tuple[int, ...] | None = setting(
+    tile: int | tuple[int, ...] | Literal["auto"] | None = setting(
         None,
-        "input extent of a tile, admissible for the network; null: the patches' tile",
+        "input extent of a tile, admissible for the network; null: the patches' tile; auto: the "
+        "fastest for each image within memory_gb (validation of a training: the patches' tile)",
         "pixels",
+    )
+    memory_gb: float = setting(
+        4.0,
+        "memory that a tile with its network may fill where tile is auto; it does not ask the "
+        "device, which may be another's",
+        "GB",
+        gt=0,
     )
     orientations: Literal[1, 4, 8, 16, 48] = setting(
         1,
@@ -508,6 +516,11 @@ class PredictSettings(Settings):
                 f"channels must be of probabilities: got output {self.output}; leave one out"
             )
         return self
+
+    @property
+    def fixed_tile(self) -> int | tuple[int, ...] | None:
+        """The tile where it is given; None where it follows the patches or the image."""
+        return None if self.tile == "auto" else self.tile
 
 
 class SegmentSettings(Settings):
@@ -619,9 +632,12 @@ class ExperimentSettings(Settings):
         """Whether the patches wait for the plan of the training."""
         return bool({"model.depth", "patches.tile"} & {*self.automatic})
 
-    def per_axis(self, tile: int | tuple[int, ...] | None) -> tuple[int, ...]:
-        """Return a tile setting as one extent per spatial axis of the network."""
-        tile = self.patches.tile if tile is None else tile
+    def per_axis(self, tile: int | tuple[int, ...] | Literal["auto"] | None) -> tuple[int, ...]:
+        """Return a tile setting as one extent per spatial axis of the network.
+
+        Of `auto`, which waits for an image, the patches' tile: it is what a training validates in.
+        """
+        tile = self.patches.tile if tile is None or tile == "auto" else tile
         extents = (tile,) * self.model.dimensions if isinstance(tile, int) else tile
         if len(extents) != self.model.dimensions:
             raise ValueError(

@@ -172,7 +172,7 @@ def plan(experiment: ExperimentSettings, of: Fingerprint, classes: int) -> dict[
         reasons["patches.tile"] = f"predicts {times(wanted)} of images of {times(of.shape)} at once"
     else:
         check_tile("patches.tile", tile, model)
-    if experiment.predict.tile is not None:
+    if experiment.predict.fixed_tile is not None:
         check_tile("predict.tile", experiment.per_axis(experiment.predict.tile), model)
     batch = experiment.train.devices if "train.batch" in automatic else experiment.train.batch
     model, tile = fitting(experiment, of, model, tile, batch, classes, reasons)
@@ -225,7 +225,8 @@ def chosen_depth(experiment: ExperimentSettings, of: Fingerprint) -> tuple[int, 
     """
     dimensions = experiment.model.dimensions
     fixed = [] if "patches.tile" in experiment.automatic else [experiment.patches.tile]
-    fixed += [] if experiment.predict.tile is None else [experiment.predict.tile]
+    predicted = experiment.predict.fixed_tile
+    fixed += [] if predicted is None else [predicted]
     geometries = {depth: unet_geometry(depth, dimensions) for depth in DEPTHS[dimensions]}
     halos = {
         depth: geometry[0].halo
