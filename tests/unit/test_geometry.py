@@ -138,6 +138,9 @@ def test_padded_tiles_read_the_extended_image_and_are_padded_at_its_border(case:
         at_start, at_stop = span.border
         assert span.read_start == 0 or not at_start
         assert span.read_stop == extended(extent, axis) or not at_stop
+        # A tile that ends just at the border without padding sees enough, and costs less.
+        assert not at_start or span.start // axis.divisor * axis.divisor < axis.reach
+        assert not at_stop or span.read_stop - span.stop < axis.reach
 
 
 def walk(span: Span, depth: int) -> range:
