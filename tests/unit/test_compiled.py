@@ -24,15 +24,17 @@ CASES = [
 ]
 
 
-def pair(dimensions: int, depth: int, precision: str) -> tuple[Model, Model]:
+def pair(
+    dimensions: int, depth: int, precision: str, padding: str = "valid"
+) -> tuple[Model, Model]:
     """Return a model as torch runs it and as OpenVINO does."""
     pytest.importorskip("openvino", reason="openvino is not installed")
     torch.manual_seed(0)
-    architecture = UNetSettings(dimensions=dimensions, width=4, depth=depth)
+    architecture = UNetSettings(dimensions=dimensions, width=4, depth=depth, padding=padding)
     network = build(architecture, 1, 2).eval()
     geometry = architecture.geometry
     plain = Model(network, geometry, torch.device("cpu"), precision, {})
-    example = torch.zeros(1, 1, *[axis.minimum for axis in geometry])
+    example = torch.zeros(1, 1, *[axis.smallest_tile for axis in geometry])
     return plain, replace(plain, network=OpenVinoNetwork(network, example, precision, 1))
 
 
@@ -43,13 +45,19 @@ def predict(model: Model, pixels: NDArray[np.float32], tile: tuple[int, ...] | N
 
 
 @pytest.mark.parametrize(("dimensions", "depth", "shape", "steps"), CASES)
+@pytest.mark.parametrize("padding", ["valid", "zeros"])
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 def test_openvino_equals_torch_and_tiles_equal_the_whole(
-    dimensions: int, depth: int, shape: tuple[int, ...], steps: list[int], precision: str
+    dimensions: int,
+    depth: int,
+    shape: tuple[int, ...],
+    steps: list[int],
+    precision: str,
+    padding: str,
 ) -> None:
     if choose_precision(torch.device("cpu"), "auto") != precision == "bf16":
         pytest.skip("this CPU does not compute in bf16")
-    plain, fast = pair(dimensions, depth, precision)
+    plain, fast = pair(dimensions, depth, precision, padding)
     pixels = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
     expected, whole = predict(plain, pixels, None), predict(fast, pixels, None)
     spread = float(np.ptp(expected))
@@ -57,7 +65,7 @@ def test_openvino_equals_torch_and_tiles_equal_the_whole(
     bound = 1e-5 if precision == "32" else 2**-7
     np.testing.assert_allclose(whole, expected, atol=bound * spread)
     for step in steps:
-        tile = tuple(axis.input_for(step * axis.divisor) for axis in plain.geometry)
+        tile = tuple(axis.at_least(step * axis.divisor + 2 * axis.reach) for axis in plain.geometry)
         np.testing.assert_allclose(predict(fast, pixels, tile), whole, atol=1e-6 * spread)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,8 +47,8 @@ class Centred(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        found: Tensor = self.network(pixels)
+    def forward(self, pixels: Tensor, *border: Any) -> Tensor:
+        found: Tensor = self.network(pixels, *border)
         return found - found.mean()
 
 

@@ -38,6 +38,7 @@ STILL: dict[str, Any] = {
     "scaling": 0,
     "mirror": False,
 }
+PADDED = unet_geometry(depth=1, dimensions=2, padded=True)
 FLAT, DEEP = unet_geometry(depth=1, dimensions=2), unet_geometry(depth=1, dimensions=3)
 
 
@@ -285,6 +286,7 @@ CASES = [
     ("zyx", (5, 30, 30), FLAT, 22),  # a stack with a 2D network
     ("zyx", (9, 24, 24), DEEP, (18, 20, 22)),
     ("czyx", (2, 1, 24, 24), DEEP, 20),
+    ("yx", (40, 50), PADDED, (24, 26)),
 ]
 
 
@@ -296,7 +298,8 @@ def test_any_patch_can_be_made_again_from_its_stored_seed(
     settings = PatchesSettings(tile=tile, per_image=4, seed=5, scaling=0.2)
     group = source.cut(tmp_path / "cache", geometry, **settings.model_dump())
     extents = (tile,) * len(geometry) if isinstance(tile, int) else tile
-    outputs = tuple(extent - 2 * axis.halo for extent, axis in zip(extents, geometry, strict=True))
+    edges = [0 if axis.padded else axis.halo for axis in geometry]
+    outputs = tuple(extent - 2 * edge for extent, edge in zip(extents, edges, strict=True))
     channels = shape[0] if "c" in axes else 1
     assert group["image"].shape == (4, channels, *extents)
     assert group["classes"].shape == group["weights"].shape == (4, *outputs)
@@ -428,6 +431,7 @@ def test_weights_can_be_those_of_the_deformed_objects(
     usual = source.cut(tmp_path / "usual", geometry, **settings)
     assert (group["image"][...] == usual["image"][...]).all()
     dimensions = len(geometry)
+    edges = [0 if axis.padded else axis.halo for axis in geometry]
     for number, seed in enumerate(group.attrs["seeds"]):
         plane, _, deformation = patches.drawn(
             instances.shape, dimensions, PatchesSettings(**settings), seed
@@ -437,8 +441,7 @@ def test_weights_can_be_those_of_the_deformed_objects(
             (moved > 0).astype(np.uint8), moved, COUNTS, WEIGHTS, [1.0] * dimensions, 5
         )
         core = tuple(
-            slice(axis.halo, extent - axis.halo)
-            for axis, extent in zip(geometry, moved.shape, strict=True)
+            slice(edge, extent - edge) for edge, extent in zip(edges, moved.shape, strict=True)
         )
         np.testing.assert_array_equal(group["classes"][number], target[core])
         np.testing.assert_array_equal(group["weights"][number], weights[core])

@@ -282,6 +282,33 @@ def test_a_tile_that_leaves_no_step_names_the_smallest(tmp_path: Path) -> None:
     parse(ExperimentSettings, having(model__depth=3, patches__tile=smallest), "F")
 
 
+def test_patches_of_a_padded_network_are_multiples_of_the_divisor(tmp_path: Path) -> None:
+    line = mistake(tmp_path, having(model__padding="zeros", patches__tile=78))
+    assert_matches(
+        r"patches\.tile must be 4 plus a multiple of 4: got 78; nearest .* 76 and 80", line
+    )
+    settings = ExperimentSettings(**having(model__padding="zeros", patches__tile=[8, 80]))
+    tile = settings.per_axis(settings.predict.tile)
+    (rows, columns) = settings.model.geometry
+    assert (rows.step(tile[0]), columns.step(tile[1])) == (8, 80)  # as much as a patch shows
+
+
+def test_a_tile_that_a_padded_network_cannot_divide_an_image_into_names_the_smallest(
+    tmp_path: Path,
+) -> None:
+    line = mistake(tmp_path, having(model__padding="zeros", predict__tile=44))
+    assert_matches(r"predict\.tile must leave an output of .*: got 44, .* smallest is \d+", line)
+    smallest = int(line.rsplit(" ", 1)[1])
+    parse(ExperimentSettings, having(model__padding="zeros", predict__tile=smallest), "F")
+
+
+def test_batch_normalisation_is_not_divided_among_devices(tmp_path: Path) -> None:
+    content = having(model__normalisation="batch", train__devices=2, train__batch=2)
+    assert "must see all of a batch: got train.devices 2, which divide it" in mistake(
+        tmp_path, content
+    )
+
+
 @pytest.mark.parametrize("tile", [[76], [76, 76, 76]])
 def test_a_tile_of_another_number_of_axes_is_refused(tmp_path: Path, tile: list[int]) -> None:
     line = mistake(tmp_path, having(predict__tile=tile))

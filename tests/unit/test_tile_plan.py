@@ -161,7 +161,7 @@ def test_a_chosen_tile_fits_and_no_admissible_one_that_fits_is_faster(
         """Cost, memory, operations and number of the tiles that write the image."""
         shapes = Counter(
             tuple(span.read_stop - span.read_start for span in spans)
-            for spans in tiles(region, model.geometry, tile)
+            for spans in tiles(region, extents, model.geometry, tile)
         )
         cost = sum(n * traced.cost(shape) for shape, n in shapes.items())
         operations = sum(n * walked(model, 1, 2, list(shape)) for shape, n in shapes.items())

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 import zarr
 from hypothesis import given
@@ -62,7 +63,12 @@ IMAGES = ("a", "b", "v")
 FILES = ("model.safetensors", "last.safetensors", "history.tsv", "model.json")
 
 
-def experiment(dropout: float = 0.5, **train_settings: Any) -> ExperimentSettings:
+PADDED = {"padding": "zeros", "normalisation": "batch"}
+
+
+def experiment(
+    dropout: float = 0.5, model: dict[str, Any] | None = None, **train_settings: Any
+) -> ExperimentSettings:
     """Return the settings of a training of seconds."""
     chosen = {
         "steps": STEPS,
@@ -76,13 +82,13 @@ def experiment(dropout: float = 0.5, **train_settings: Any) -> ExperimentSetting
     return ExperimentSettings(
         dataset="any",
         split={"unit": "image", "folds": 3},
-        model={"width": 2, "depth": 1, "dropout": dropout},
+        model={"width": 2, "depth": 1, "dropout": dropout, **(model or {})},
         patches={"tile": TILE, "per_image": 2},
         train=chosen,
     )
 
 
-def prepare(root: Path) -> None:
+def prepare(root: Path, **model: Any) -> None:
     """Make two training images with two patches each, and one image for validation."""
     generator = np.random.default_rng(0)
     for name in IMAGES:
@@ -100,12 +106,12 @@ def prepare(root: Path) -> None:
         write_histograms(path, root / "intensity" / f"{name}.json")
         weights = root / "weights" / name
         write_weights(path, weights, [800, 400], 2, WeightsSettings())
-        cut(path, weights, root / "patches" / name)
+        cut(path, weights, root / "patches" / name, **model)
 
 
-def cut(image: Path, weights: Path, output: Path) -> None:
+def cut(image: Path, weights: Path, output: Path, **model: Any) -> None:
     """Cut two patches of an image."""
-    geometry = UNetSettings(depth=1).geometry
+    geometry = UNetSettings(depth=1, **model).geometry
     source = open_source(image, weights, geometry, [800, 400], WeightsSettings())
     cut_patches(source, output, PatchesSettings(tile=TILE, per_image=2))
 
@@ -130,6 +136,14 @@ def train_in(root: Path, output: Path, **settings: Any) -> Path:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     prepare(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the same data with patches for a padded network."""
+    root = tmp_path_factory.mktemp("padded")
+    prepare(root, **PADDED)
     return root
 
 
@@ -612,6 +626,57 @@ def test_a_trained_model_loads_and_predicts(data: Path, trained: Path) -> None:
     assert np.isfinite(found).all()
 
 
+def test_a_padded_and_normalised_training_loads_and_predicts_by_tiles_what_it_does_whole(
+    padded: Path, tmp_path: Path
+) -> None:
+    folder = train_in(padded, tmp_path, model=PADDED)
+    patches = zarr.open_group(padded / "patches/a", mode="r")
+    assert patches["image"].shape[2:] == patches["classes"].shape[1:] == (TILE, TILE)
+    facts = json.loads((folder / "model.json").read_text())
+    assert facts["network"] == {**facts["network"], **PADDED}
+    assert facts["tile"] == [TILE + 16, TILE + 16]  # writes what a patch shows
+    model, shape = load(folder, "cpu", "32"), (97, 61)
+    pixels = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    read, everything = array_reader(pixels), tuple(slice(0, extent) for extent in shape)
+    whole = logits(model, read, shape, everything, None)
+    tiled = logits(model, read, shape, everything, facts["tile"])
+    assert np.ptp(whole) > 0
+    np.testing.assert_allclose(tiled, whole, atol=1e-5 * np.ptp(whole))
+    with torch.inference_mode():
+        alone = model.network(torch.from_numpy(pixels[:, :96, :60])[None])[0].numpy()
+    part = logits(model, array_reader(pixels[:, :96, :60]), (96, 60), (slice(9, 30),) * 2, None)
+    np.testing.assert_allclose(part, alone[:, 9:30, 9:30], atol=1e-5 * np.ptp(whole))
+
+
+def test_both_sets_of_weights_hold_the_statistics_of_their_step(
+    padded: Path, tmp_path: Path
+) -> None:
+    folder = train_in(padded, tmp_path, model=PADDED)
+    best = json.loads((folder / "model.json").read_text())["training"]["best_step"]
+    for name, steps in (("model", best), ("last", STEPS)):
+        weights = safetensors.torch.load_file(folder / f"{name}.safetensors")
+        seen = [values for key, values in weights.items() if key.endswith("num_batches_tracked")]
+        assert [int(values) for values in seen] == [steps] * 6
+        means = [values for key, values in weights.items() if key.endswith("running_mean")]
+        assert all(values.any() for values in means)
+
+
+def test_what_looks_at_a_gradient_leaves_the_statistics_as_they_are(
+    padded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, settings = task_in(padded), TrainSettings()
+    _, each = normalisations(task.histograms, ["a", "b"], IntensitySettings())
+    batch = Patches(task.patches, each, 0).batch(0, settings)
+    network = build(UNetSettings(width=2, depth=1, **PADDED), 1, 2)
+    before = {name: values.clone() for name, values in network.named_buffers()}
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    state = State(Fabric(accelerator="cpu", devices=1), network, settings, 1, batch[0])
+    assert state.replay_difference(batch) == 0
+    assert all(torch.equal(values, before[name]) for name, values in network.named_buffers())
+    state.take_step(batch)
+    assert not any(torch.equal(values, before[name]) for name, values in network.named_buffers())
+
+
 def test_channels_last_weights_are_stored_in_plain_order(trained: Path) -> None:
     model = load(trained, "cpu", "32")
     kernel = next(model.network.parameters())
@@ -696,6 +761,17 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
     train_in(data, output, **settings)
     assert_same(expected, output, *FILES)
     assert not list((output / "checkpoints").iterdir())
+
+
+def test_a_killed_padded_and_normalised_training_goes_on_and_ends_with_the_same_bytes(
+    padded: Path, tmp_path: Path
+) -> None:
+    settings = {"model": PADDED, "checkpoint_minutes": 1e-6, "batch": 2}
+    expected = train_in(padded, tmp_path / "expected", **settings)
+    output = tmp_path / "killed"
+    assert kill_at(7, int(signal.SIGKILL), padded, output, settings) == -9
+    assert not (output / "model.safetensors").exists()
+    assert_same(expected, train_in(padded, output, **settings), *FILES)
 
 
 @pytest.mark.parametrize("step", [1, 4, 9])
@@ -829,6 +905,14 @@ def test_a_training_goes_on_from_a_model(data: Path, trained: Path, tmp_path: Pa
     still = tuned(data, tmp_path / "still", trained, steps=1, learning_rate=1e-30)
     assert all(torch.equal(still[name], before[name]) for name in before)
     frozen = tuned(data, tmp_path / "frozen", trained, freeze_encoder=True, optimiser="adamw")
+    for name in before:
+        assert torch.equal(frozen[name], before[name]) == name.startswith("down."), name
+
+
+def test_a_frozen_contracting_path_keeps_its_statistics(padded: Path, tmp_path: Path) -> None:
+    start = train_in(padded, tmp_path / "start", model=PADDED, steps=3)
+    before = load(start, "cpu", "32").network.state_dict()
+    frozen = tuned(padded, tmp_path / "frozen", start, model=PADDED, freeze_encoder=True)
     for name in before:
         assert torch.equal(frozen[name], before[name]) == name.startswith("down."), name
 

@@ -69,6 +69,7 @@ print(peak() - before)
         ({"width": 16, "depth": 4}, 2, (572, 572)),
         ({"width": 32, "depth": 3}, 4, (284, 380)),
         ({"width": 16, "depth": 2, "dimensions": 3}, 1, (100, 84, 100)),
+        ({"width": 16, "depth": 4, "padding": "zeros", "normalisation": "batch"}, 2, (512, 512)),
     ],
 )
 def test_the_memory_of_a_step_is_that_of_a_process_that_takes_it(
@@ -116,12 +117,19 @@ def dataset(shape: tuple[int, ...], object_extent: float) -> Fingerprint:
     return Fingerprint(20, 1, shape, object_extent, 10**7, 10**6)
 
 
-@given(fingerprints, st.sampled_from([1, 2, 8, 24]), st.sampled_from([1, 2]))
-@examples(max_examples=25)
+@given(
+    fingerprints,
+    st.sampled_from([1, 2, 8, 24]),
+    st.sampled_from([1, 2]),
+    st.sampled_from(["valid", "zeros"]),
+)
+@examples(max_examples=40)
 def test_a_plan_is_admissible_fits_the_memory_and_gives_reasons(
-    of: Fingerprint, memory_gb: float, devices: int
+    of: Fingerprint, memory_gb: float, devices: int, padding: str
 ) -> None:
-    experiment = automatic(train={"memory_gb": memory_gb, "devices": devices})
+    experiment = automatic(
+        model={"padding": padding}, train={"memory_gb": memory_gb, "devices": devices}
+    )
     made = plan(experiment, of, 2)
     chosen = settled(experiment, made["values"])  # refuses a tile that is not admissible
     assert chosen.automatic == ()
@@ -129,9 +137,8 @@ def test_a_plan_is_admissible_fits_the_memory_and_gives_reasons(
     assert set(made["reasons"]) == set(made["values"]) == set(experiment.automatic)
     assert chosen.train.batch <= max(LARGEST_BATCH, devices)
     tile = chosen.patches.tile_of(2)
-    output = math.prod(
-        n - 2 * axis.halo for n, axis in zip(tile, chosen.model.geometry, strict=True)
-    )
+    lost = 2 * chosen.model.geometry[0].halo if padding == "valid" else 0
+    output = math.prod(n - lost for n in tile)
     if chosen.train.batch > devices:
         assert chosen.train.batch * output <= SHARE_OF_PIXELS * of.pixels
 
@@ -234,6 +241,13 @@ def test_an_automatic_tile_of_prediction_binds_no_depth() -> None:
     made = plan(free, dataset((700, 700), 900), 2)
     assert made == plan(automatic(), dataset((700, 700), 900), 2)
     assert settled(free, made["values"]).predict.tile == "auto"
+
+
+def test_the_patch_of_a_padded_network_is_as_large_as_the_image_where_it_fits() -> None:
+    experiment = automatic(model={"padding": "zeros", "dimensions": 3, "depth": 2})
+    made = plan(experiment, dataset((9, 70, 61), 20), 2)
+    assert made["values"]["patches.tile"] == [12, 72, 64]
+    settled(experiment, made["values"])
 
 
 def test_a_stack_thinner_than_a_step_has_an_admissible_tile() -> None:

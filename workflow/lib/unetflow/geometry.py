@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from itertools import product
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise, product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,12 @@ from unetflow.orientations import orientations as symmetries
 
 @dataclass(frozen=True)
 class AxisGeometry:
-    """What a network with valid convolutions does to one axis.
+    """What a network does to one axis.
 
     An input extent is admissible when every pooling sees an even extent: `minimum + k * divisor`
-    for k >= 0. The output is `2 * halo` shorter, and its first sample lies at input index `halo`.
+    for k >= 0. Of valid convolutions the output is `2 * halo` shorter, and its first sample lies at
+    input index `halo`. A padded network's output is as large as its input. A tile of it is padded
+    only where it lies on the border of the image; on its other sides it loses `halo` samples too.
 
     Attributes
     ----------
@@ -26,23 +29,48 @@ class AxisGeometry:
         Product of the strides. Tiles whose starts differ by a multiple of it see the same pooling
         grid, which is why only they agree with the prediction of the whole image.
     halo : int
-        Samples lost on each side.
+        Samples lost on each side that is not padded.
     minimum : int
         Smallest admissible input extent.
+    padded : bool
+        Whether every convolution pads at the border of the image.
+    lead : int
+        Further samples that a tile of a padded network reads on each side inside the image, so that
+        its poolings see the grid of the whole image. Valid convolutions have a grid of their own.
     """
 
     divisor: int
     halo: int
     minimum: int
+    padded: bool = False
+    lead: int = 0
+
+    @property
+    def frame(self) -> int:
+        """Samples on each side of a patch, or of a whole image, that have no output."""
+        return 0 if self.padded else self.halo
+
+    @property
+    def reach(self) -> int:
+        """Samples that a tile inside the image reads on each side of what it writes."""
+        return self.halo + self.lead
+
+    @property
+    def smallest_tile(self) -> int:
+        """Smallest admissible extent of tiles that images of any size can be divided into."""
+        return self.at_least(self.divisor + 2 * self.reach)
 
     def is_admissible(self, extent: int) -> bool:
         """Whether the network accepts this input extent."""
         return extent >= self.minimum and (extent - self.minimum) % self.divisor == 0
 
+    def at_least(self, extent: int) -> int:
+        """Smallest admissible input extent that is not below this one."""
+        return self.minimum + -(-max(extent - self.minimum, 0) // self.divisor) * self.divisor
+
     def input_for(self, output: int) -> int:
         """Smallest admissible input extent whose output has at least `output` samples."""
-        excess = max(output + 2 * self.halo - self.minimum, 0)
-        return self.minimum + -(-excess // self.divisor) * self.divisor
+        return self.at_least(output + 2 * self.frame)
 
     def nearest(self, extent: int) -> tuple[int, int]:
         """Nearest admissible input extents at or below (but at least the minimum) and above."""
@@ -50,30 +78,55 @@ class AxisGeometry:
         below = self.minimum + steps * self.divisor
         return below, below + self.divisor
 
+    def check(self, extent: int) -> None:
+        """Refuse an input extent that is not admissible.
+
+        Raises
+        ------
+        ValueError
+            Naming the nearest that are.
+        """
+        if not self.is_admissible(extent):
+            below, above = self.nearest(extent)
+            raise ValueError(
+                f"tile must be {self.minimum} plus a multiple of {self.divisor}: "
+                f"got {extent}; nearest are {below} and {above}"
+            )
+
     def step(self, tile: int) -> int:
-        """Largest distance between tile starts that is a multiple of the divisor.
+        """Largest distance between the starts of tiles inside an image, a multiple of the divisor.
 
         Raises
         ------
         ValueError
             If the input extent `tile` is inadmissible, or leaves no whole step.
         """
-        if not self.is_admissible(tile):
-            below, above = self.nearest(tile)
-            raise ValueError(
-                f"tile must be {self.minimum} plus a multiple of {self.divisor}: "
-                f"got {tile}; nearest are {below} and {above}"
-            )
-        step = (tile - 2 * self.halo) // self.divisor * self.divisor
-        if step == 0:
+        self.check(tile)
+        step = (tile - 2 * self.reach) // self.divisor * self.divisor
+        if step <= 0:
             raise ValueError(
                 f"tile must leave an output of at least {self.divisor}: got {tile}, which leaves "
-                f"{tile - 2 * self.halo}; the smallest is {self.input_for(self.divisor)}"
+                f"{max(tile - 2 * self.reach, 0)}; the smallest is {self.smallest_tile}"
             )
         return step
 
+    def check_patch(self, extent: int) -> None:
+        """Refuse an input extent of patches: inadmissible, or, unless padded, with no whole step.
+
+        Raises
+        ------
+        ValueError
+            Naming those that are possible.
+        """
+        if self.padded:
+            self.check(extent)
+        else:
+            self.step(extent)
+
 
 Geometry = tuple[AxisGeometry, ...]
+Border = tuple[bool, bool]
+"""Whether a tile is padded along an axis: at its start, at its stop."""
 
 
 @dataclass(frozen=True)
@@ -89,77 +142,140 @@ class Span:
     read_start: int
     read_stop: int
     offset: int
+    border: Border = (False, False)
 
 
-def unet_geometry(depth: int, dimensions: int, kernel: int = 3, convolutions: int = 2) -> Geometry:
-    """Geometry of a U-Net of valid convolutions with 2x pooling, alike on each axis.
+def unet_geometry(
+    depth: int, dimensions: int, kernel: int = 3, convolutions: int = 2, padded: bool = False
+) -> Geometry:
+    """Geometry of a U-Net with 2x pooling, alike on each axis.
 
-    Each level loses `c = convolutions * (kernel - 1)` samples on its way down and again on its way
-    up, and one sample of a level is two of the level above: `loss(d) = 2 loss(d-1) + 2 c`.
+    On a side that is not padded each level loses `c = convolutions * (kernel - 1) / 2` samples on
+    its way down and again on its way up, and one sample of a level is two of the level above:
+    `halo(d) = 2 halo(d-1) + 2 c` in all, and `entry(d) = 2 entry(d-1) + c` before the last pooling.
+
+    The poolings of a padded image begin at its first sample. A tile sees the same if what is left
+    of it before each pooling begins at an even sample of its level: if it begins `entry` before a
+    multiple of the divisor. Its output then begins `halo - entry` after one, which is `lead` before
+    the next. At its stop the same holds, mirrored. A padded side needs nothing: it lies on the
+    grid.
 
     Examples
     --------
     >>> axis = unet_geometry(depth=4, dimensions=2)[0]
     >>> axis.divisor, axis.halo, axis.is_admissible(572), 572 - 2 * axis.halo
     (16, 92, True, 388)
+    >>> axis = unet_geometry(depth=4, dimensions=2, padded=True)[0]
+    >>> axis.minimum, axis.reach, axis.step(576)
+    (16, 94, 384)
     """
-    lost_per_level = convolutions * (kernel - 1)
-    loss = lost_per_level
-    offset = 0
+    lost_per_level = convolutions * (kernel - 1) // 2
+    halo, entry = lost_per_level, 0
     for _ in range(depth):
-        loss = 2 * loss + 2 * lost_per_level
-        offset = 2 * offset + lost_per_level
+        halo = 2 * halo + 2 * lost_per_level
+        entry = 2 * entry + lost_per_level
     divisor = 2**depth
-    minimum = offset + -(-(loss + 1 - offset) // divisor) * divisor
-    return (AxisGeometry(divisor, loss // 2, minimum),) * dimensions
+    if padded:
+        axis = AxisGeometry(divisor, halo, divisor, padded=True, lead=(entry - halo) % divisor)
+    else:
+        minimum = 2 * entry + -(-(2 * halo + 1 - 2 * entry) // divisor) * divisor
+        axis = AxisGeometry(divisor, halo, minimum)
+    return (axis,) * dimensions
 
 
-def geometry_to_json(geometry: Geometry) -> list[dict[str, int]]:
+def geometry_to_json(geometry: Geometry) -> list[dict[str, Any]]:
     """Return the geometry as it stands in `model.json`."""
     return [asdict(axis) for axis in geometry]
 
 
-def geometry_from_json(facts: Sequence[dict[str, int]]) -> Geometry:
+def geometry_from_json(facts: Sequence[dict[str, Any]]) -> Geometry:
     """Return the geometry that `model.json` states."""
     return tuple(AxisGeometry(**axis) for axis in facts)
 
 
-def axis_tiles(start: int, stop: int, axis: AxisGeometry, tile: int | None) -> list[Span]:
+def span(start: int, stop: int, extent: int, axis: AxisGeometry) -> Span:
+    """Tile that writes `start..stop-1` of an axis of `extent` samples; starts at a whole step."""
+    read_start = start - axis.reach
+    if not axis.padded:
+        return Span(start, stop, read_start, read_start + axis.input_for(stop - start), 0)
+    # The first sample not before `stop` at which an output on the image's grid can end.
+    read_stop = stop + (axis.lead - stop) % axis.divisor + axis.halo
+    end = axis.at_least(extent)
+    border = read_start < 0, read_stop > end
+    offset = start if border[0] else axis.lead
+    return Span(start, stop, max(read_start, 0), min(read_stop, end), offset, border)
+
+
+def starts(start: int, stop: int, extent: int, axis: AxisGeometry, tile: int | None) -> list[int]:
+    """Starts of the fewest tiles of at most `tile` input samples, each as long as it may be.
+
+    Raises
+    ------
+    ValueError
+        If there must be several and `tile` leaves no whole step.
+    """
+    found = [start]
+    while tile is not None:
+        last = span(found[-1], stop, extent, axis)
+        if last.read_stop - last.read_start <= tile:
+            break
+        axis.step(tile)
+        furthest = last.read_start + tile - axis.reach
+        found.append(furthest // axis.divisor * axis.divisor)
+    return found
+
+
+def axis_tiles(
+    start: int, stop: int, extent: int, axis: AxisGeometry, tile: int | None
+) -> list[Span]:
     """Tiles of at most `tile` input samples that write `start..stop-1` of an axis exactly once.
 
     All tiles start at multiples of the divisor, counted from the start of the image, whatever the
-    region. The number of tiles is the least that `tile` allows; their steps are then made equal, so
-    that no last sliver costs a whole tile. Where the image ends at an extent that is not
-    admissible it is extended past its end, by mirroring, to the next one that is.
+    region. The number of tiles is the least that `tile` allows; then they are made as small as that
+    number allows, so that no last sliver costs a whole tile. Where the image ends at an extent that
+    is not admissible it is extended past its end, by mirroring, to the next one that is.
+
+    Valid convolutions read `halo` samples beyond the image on both sides, mirrored. A padded
+    network reads nothing beyond the extended image: a tile that would is cut off there and padded
+    on that side, at the end therefore beyond the extended extent.
 
     Parameters
     ----------
+    extent : int
+        Of the image, `stop` or more.
     tile : int or None
         None takes one tile for all of it.
+
+    Raises
+    ------
+    ValueError
+        If `tile` is inadmissible, or is too small for a region that needs several.
     """
     if start >= stop:
         return []
     first = start // axis.divisor * axis.divisor
-    count = 1 if tile is None else -(-(stop - first) // axis.step(tile))
-    step = -(-(stop - first) // (count * axis.divisor)) * axis.divisor
-    spans = []
-    for tile_start in range(first, stop, step):
-        tile_stop = min(tile_start + step, stop)
-        read_start = tile_start - axis.halo
-        read_stop = read_start + axis.input_for(tile_stop - tile_start)
-        written = max(tile_start, start)
-        spans.append(Span(written, tile_stop, read_start, read_stop, written - tile_start))
-    return spans
+    if tile is not None:
+        axis.check(tile)
+    found = starts(first, stop, extent, axis, tile)
+    while tile is not None and len(found) > 1 and tile > axis.smallest_tile:
+        tile -= axis.divisor
+        smaller = starts(first, stop, extent, axis, tile)
+        if len(smaller) > len(found):
+            break
+        found = smaller
+    spans = [span(*part, extent, axis) for part in pairwise([*found, stop])]
+    ahead = start - first
+    return [replace(spans[0], start=start, offset=spans[0].offset + ahead), *spans[1:]]
 
 
 def tiles(
-    region: Sequence[slice], geometry: Geometry, tile: Sequence[int] | None
+    region: Sequence[slice], shape: Sequence[int], geometry: Geometry, tile: Sequence[int] | None
 ) -> list[tuple[Span, ...]]:
     """Tiles that write every pixel of a region of an image exactly once, in C order."""
     extents = tile or (None,) * len(region)
     spans = [
-        axis_tiles(part.start, part.stop, axis, extent)
-        for part, axis, extent in zip(region, geometry, extents, strict=True)
+        axis_tiles(part.start, part.stop, whole, axis, extent)
+        for part, whole, axis, extent in zip(region, shape, geometry, extents, strict=True)
     ]
     return list(product(*spans))
 
@@ -194,9 +310,10 @@ def reach(
     for orientation in symmetries(orientations, len(shape)):
         turned, turned_shape = orientation.region(region, shape), orientation.permuted(shape)
         spans = [
-            axis_tiles(part.start, part.stop, axis, extent)
-            for part, axis, extent in zip(
+            axis_tiles(part.start, part.stop, whole, axis, extent)
+            for part, whole, axis, extent in zip(
                 turned,
+                turned_shape,
                 geometry,
                 orientation.permuted(tile) if tile else (None,) * len(shape),
                 strict=True,

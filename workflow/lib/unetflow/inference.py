@@ -91,7 +91,7 @@ def load(
     geometry = geometry_from_json(facts["geometry"])
     network = network.to(place).eval()
     if backend == "openvino":
-        extents = [axis.minimum for axis in geometry]
+        extents = [axis.smallest_tile for axis in geometry]
         example = torch.zeros(1, facts["channels"], *extents)
         network = OpenVinoNetwork(network, example, precision, threads)
     return Model(network, geometry, place, precision, facts)
@@ -144,7 +144,7 @@ def array_reader(image: NDArray[np.float32]) -> Reader:
 
 
 def read_tile(read: Reader, shape: Sequence[int], tile: Sequence[Span]) -> NDArray[np.float32]:
-    """Input of a tile, (channel, *input extents), mirrored beyond the image's true border."""
+    """Input of a tile, (channel, *input extents), mirrored where it reaches beyond the image."""
     index = [
         mirrored(span.read_start, span.read_stop, extent)
         for span, extent in zip(tile, shape, strict=True)
@@ -170,20 +170,23 @@ def logits(
     read : Reader
         Gives the image's pixels.
     shape : sequence of int
-        Spatial extents of the whole image, of any size, also smaller than a tile. The image is
-        mirrored at its border without repeating the edge pixel, and extended past its end to the
-        next admissible extent. That defines the prediction of the whole image, which every region
-        and every tiling reproduce.
+        Spatial extents of the whole image, of any size, also smaller than a tile. For valid
+        convolutions the image is mirrored at its border without repeating the edge pixel, and
+        extended past its end to the next admissible extent. For a padded network it is mirrored
+        past its end alone, to the next multiple of the divisor; each convolution pads with zeros
+        around this extended image, and what was added is cut off. That defines the prediction of
+        the whole image, which every region and every tiling reproduce.
     tile : sequence of int or None
         Largest input extent per axis; None takes one tile for the region.
     """
     result: NDArray[np.float32] | None = None
-    for spans in tiles(region, model.geometry, tile):
+    for spans in tiles(region, shape, model.geometry, tile):
         inputs = torch.from_numpy(read_tile(read, shape, spans))[None].to(model.device)
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with autocast(model.device, model.precision):
-            output = model.network(inputs)[0].float().cpu().numpy()
+            output = model.network(inputs, [span.border for span in spans])[0]
+        output = output.float().cpu().numpy()
         if result is None:
             extents = [part.stop - part.start for part in region]
             result = np.empty((len(output), *extents), np.float32)

@@ -48,7 +48,7 @@ class Events:
         pixels, classes = pixels[:, *plane], classes[plane]
         shape = classes.shape
         outputs = [
-            extent - 2 * axis.halo for extent, axis in zip(tile, model.geometry, strict=True)
+            extent - 2 * axis.reach for extent, axis in zip(tile, model.geometry, strict=True)
         ]
         starts = [
             max(0, (extent - output) // 2) for extent, output in zip(shape, outputs, strict=True)

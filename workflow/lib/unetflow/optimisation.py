@@ -8,6 +8,8 @@ References
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -75,6 +77,17 @@ def as_stored(pixels: Tensor) -> Tensor:
     return pixels.contiguous(memory_format=torch.channels_last) if pixels.ndim == 4 else pixels
 
 
+@contextmanager
+def same_buffers(network: nn.Module) -> Iterator[None]:
+    """Leave the statistics of a network as they are, whatever passes through it meanwhile."""
+    before = [values.clone() for values in network.buffers()]
+    try:
+        yield
+    finally:
+        for values, those in zip(network.buffers(), before, strict=True):
+            values.copy_(those)
+
+
 class State:
     """All that a training is at one step; what a checkpoint holds."""
 
@@ -104,7 +117,8 @@ class State:
             self.wrapped, self.optimiser = self.fabric.setup(
                 faster, optimiser(self.network, self.settings)
             )
-            self.fabric.backward(self.wrapped(as_stored(example)).float().sum())
+            with same_buffers(self.network):
+                self.fabric.backward(self.wrapped(as_stored(example)).float().sum())
         except RuntimeError as error:
             if out_of_memory(error):
                 raise
@@ -185,7 +199,8 @@ class State:
         gradients = []
         for _ in range(2):
             torch.manual_seed(0)
-            self.gradient(batch)
+            with same_buffers(self.network):
+                self.gradient(batch)
             found = [of.grad.flatten() for of in self.network.parameters() if of.grad is not None]
             gradients.append(torch.cat(found).clone())
         norm = gradients[0].norm()

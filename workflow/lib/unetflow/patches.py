@@ -61,9 +61,9 @@ class Source:
         return labels_of(self.image, len(self.geometry))
 
     @property
-    def halos(self) -> list[int]:
+    def frame(self) -> list[int]:
         """Frame of a patch that the network does not predict, per axis."""
-        return [axis.halo for axis in self.geometry]
+        return [axis.frame for axis in self.geometry]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def cut_patch(source: Source, settings: PatchesSettings, seed: list[int]) -> Pat
         ]
     )
     if settings.weights == "deformed":
-        core = deformation.without(source.halos)
+        core = deformation.without(source.frame)
         classes = resample(source.target, core, "nearest", plane)
         weights = resample(source.weights, core, "linear", plane)
     else:
@@ -161,7 +161,7 @@ def weighted_again(
         classes, instances, source.class_counts, source.weight_settings, sampling, sigma
     )
     core = tuple(
-        slice(halo, extent - halo) for halo, extent in zip(source.halos, classes.shape, strict=True)
+        slice(edge, extent - edge) for edge, extent in zip(source.frame, classes.shape, strict=True)
     )
     return target[core], weights[core]
 
@@ -186,7 +186,7 @@ def arrays_of(
 ) -> list[tuple[str, str, tuple[int, ...], np.dtype[Any]]]:
     """Name, axes, extents of one patch, and type, of each array of a cache."""
     image, tile = source.image, settings.tile_of(len(source.geometry))
-    core = tuple(extent - 2 * halo for extent, halo in zip(tile, source.halos, strict=True))
+    core = tuple(extent - 2 * edge for extent, edge in zip(tile, source.frame, strict=True))
     spatial, channels = "zyx"[-len(tile) :], image.array.shape[0] if "c" in image.axes else 1
     return [
         ("image", "nc" + spatial, (channels, *tile), image.array.dtype),

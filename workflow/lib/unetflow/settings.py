@@ -310,7 +310,7 @@ class PatchesSettings(Settings):
 
 
 class UNetSettings(Settings):
-    """The U-Net of Ronneberger et al. 2015: valid convolutions, two per level."""
+    """The U-Net of Ronneberger et al. 2015, two convolutions per level."""
 
     network: Literal["unet"] = setting("unet", "the module in models/ that builds it")
     dimensions: Literal[2, 3] = setting(2, "2: stacks are read plane by plane; 3: as volumes")
@@ -319,11 +319,22 @@ class UNetSettings(Settings):
     )
     depth: Annotated[int, OR_AUTO] = setting(4, "number of poolings", ge=1, le=7)
     dropout: float = setting(0.5, "at the end of the contracting path", ge=0, lt=1)
+    padding: Literal["valid", "zeros"] = setting(
+        "valid",
+        "valid: convolutions do not pad, the image is mirrored at its border (the paper); zeros: "
+        'every convolution pads with zeros there, as "same" U-Nets do, and outputs are as large as '
+        "inputs",
+    )
+    normalisation: Literal["none", "batch"] = setting(
+        "none",
+        "batch: batch normalisation before each ReLU (3D U-Net), with stored statistics at "
+        "prediction",
+    )
 
     @property
     def geometry(self) -> Geometry:
         """Geometry along each spatial axis."""
-        return unet_geometry(self.depth, self.dimensions)
+        return unet_geometry(self.depth, self.dimensions, padded=self.padding == "zeros")
 
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -444,8 +455,9 @@ class PredictSettings(Settings):
 
     tile: int | tuple[int, ...] | Literal["auto"] | None = setting(
         None,
-        "input extent of a tile, admissible for the network; null: the patches' tile; auto: the "
-        "fastest for each image within memory_gb (validation of a training: the patches' tile)",
+        "largest input extent of a tile, admissible for the network; null: the patches' tile, with "
+        "padding so much more that inside an image as much is written as a patch shows; auto: the "
+        "fastest for each image within memory_gb (validation of a training: as null)",
         "pixels",
     )
     memory_gb: float = setting(
@@ -604,7 +616,10 @@ class ExperimentSettings(Settings):
         for stage, tile in (("patches", self.patches.tile), ("predict", self.predict.tile)):
             try:
                 for axis, extent in zip(self.model.geometry, self.per_axis(tile), strict=True):
-                    axis.step(extent)
+                    if stage == "patches":
+                        axis.check_patch(extent)
+                    else:
+                        axis.step(extent)
             except ValueError as error:
                 raise ValueError(f"{stage}.{error}") from error
         return self
@@ -627,6 +642,16 @@ class ExperimentSettings(Settings):
             raise ValueError(f"predict.{error}") from error
         return self
 
+    @model_validator(mode="after")
+    def _batch_is_normalised_whole(self) -> Self:
+        # Else a network would learn another thing from several processes than from one.
+        if self.model.normalisation == "batch" and self.train.devices > 1:
+            raise ValueError(
+                "model.normalisation batch must see all of a batch: got train.devices "
+                f"{self.train.devices}, which divide it; set train.devices to 1"
+            )
+        return self
+
     @property
     def patches_are_planned(self) -> bool:
         """Whether the patches wait for the plan of the training."""
@@ -635,9 +660,15 @@ class ExperimentSettings(Settings):
     def per_axis(self, tile: int | tuple[int, ...] | Literal["auto"] | None) -> tuple[int, ...]:
         """Return a tile setting as one extent per spatial axis of the network.
 
-        Of `auto`, which waits for an image, the patches' tile: it is what a training validates in.
+        None stands for the tile of prediction that writes as much as a patch does, and so does
+        `auto`, which waits for an image: a training validates in that tile.
         """
-        tile = self.patches.tile if tile is None or tile == "auto" else tile
+        if tile is None or tile == "auto":
+            patch = self.per_axis(self.patches.tile)
+            return tuple(
+                axis.at_least(extent - 2 * axis.frame + 2 * axis.reach)
+                for axis, extent in zip(self.model.geometry, patch, strict=True)
+            )
         extents = (tile,) * self.model.dimensions if isinstance(tile, int) else tile
         if len(extents) != self.model.dimensions:
             raise ValueError(

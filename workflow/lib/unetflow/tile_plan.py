@@ -240,13 +240,18 @@ def peak_bytes(
 def fitted(extent: int, axis: AxisGeometry) -> list[int]:
     """Tiles of an axis, of which each is the smallest that gives its number of tiles."""
     steps = -(-extent // axis.divisor)
-    return sorted({axis.input_for(-(-steps // n) * axis.divisor) for n in range(1, steps + 1)})
+    written = {-(-steps // n) * axis.divisor for n in range(1, steps + 1)}
+    # A padded network reads less of an image that is one tile.
+    return sorted({axis.at_least(n + 2 * axis.reach) for n in written} | {axis.input_for(extent)})
 
 
 def plan_of(traced: Trace, extents: Sequence[int], tile: Sequence[int]) -> tuple[float, TilePlan]:
     """Cost and plan of predicting an image with tiles of at most `tile`."""
     read = [
-        Counter(span.read_stop - span.read_start for span in axis_tiles(0, extent, axis, largest))
+        Counter(
+            span.read_stop - span.read_start
+            for span in axis_tiles(0, extent, extent, axis, largest)
+        )
         for extent, axis, largest in zip(extents, traced.geometry, tile, strict=True)
     ]
     whole = [axis.input_for(extent) for extent, axis in zip(extents, traced.geometry, strict=True)]

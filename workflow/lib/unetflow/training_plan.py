@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unetflow.geometry import Geometry, unet_geometry
 from unetflow.inference import build
 from unetflow.progress import log, track
 from unetflow.settings import ExperimentSettings, UNetSettings
@@ -203,19 +203,22 @@ def check_tile(name: str, tile: Sequence[int], model: UNetSettings) -> None:
     """Refuse a tile that is set and does not suit the network that is planned."""
     for axis, extent in zip(model.geometry, tile, strict=True):
         try:
-            axis.step(extent)
+            if name == "patches.tile":
+                axis.check_patch(extent)
+            else:
+                axis.step(extent)
         except ValueError as error:
             raise ValueError(
                 f"{name} must suit the planned depth {model.depth}, or be auto: {error}"
             ) from error
 
 
-def admits(geometry: Geometry, tile: Sequence[int]) -> bool:
-    """Whether a network accepts a tile and predicts a whole step of it."""
-    return all(
-        axis.is_admissible(extent) and extent - 2 * axis.halo >= axis.divisor
-        for axis, extent in zip(geometry, tile, strict=True)
-    )
+def suits(name: str, tile: Sequence[int], model: UNetSettings) -> bool:
+    """Whether `check_tile` finds nothing to refuse."""
+    with suppress(ValueError):
+        check_tile(name, tile, model)
+        return True
+    return False
 
 
 def chosen_depth(experiment: ExperimentSettings, of: Fingerprint) -> tuple[int, str]:
@@ -224,19 +227,22 @@ def chosen_depth(experiment: ExperimentSettings, of: Fingerprint) -> tuple[int, 
     Tiles that are set must be admissible.
     """
     dimensions = experiment.model.dimensions
-    fixed = [] if "patches.tile" in experiment.automatic else [experiment.patches.tile]
-    predicted = experiment.predict.fixed_tile
-    fixed += [] if predicted is None else [predicted]
-    geometries = {depth: unet_geometry(depth, dimensions) for depth in DEPTHS[dimensions]}
+    tiles = {"patches.tile": experiment.patches.tile, "predict.tile": experiment.predict.fixed_tile}
+    fixed = {
+        name: tile
+        for name, tile in tiles.items()
+        if tile is not None and name not in experiment.automatic
+    }
+    models = [experiment.model.model_copy(update={"depth": depth}) for depth in DEPTHS[dimensions]]
     halos = {
-        depth: geometry[0].halo
-        for depth, geometry in geometries.items()
-        if all(admits(geometry, experiment.per_axis(tile)) for tile in fixed)
+        model.depth: model.geometry[0].halo
+        for model in models
+        if all(suits(name, experiment.per_axis(tile), model) for name, tile in fixed.items())
     }
     if not halos:
         raise ValueError(
-            f"model.depth auto must suit the tiles that are set: got {fixed}, which no depth of "
-            f"{min(geometries)} to {max(geometries)} accepts; set patches.tile to auto"
+            f"model.depth auto must suit the tiles that are set: got {[*fixed.values()]}, which no "
+            f"depth of {models[0].depth} to {models[-1].depth} accepts; set patches.tile to auto"
         )
     within = {depth: halo for depth, halo in halos.items() if halo <= min(of.shape)}
     depths = within or {min(halos): halos[min(halos)]}
@@ -257,7 +263,8 @@ def fitting(
     budget, share = experiment.train.memory_gb, batch // experiment.train.devices
     if not experiment.automatic:
         return model, tile
-    smallest = [axis.input_for(axis.divisor) for axis in model.geometry]
+    # A padded network would learn from smaller patches that it sees little around a pixel.
+    smallest = [axis.smallest_tile for axis in model.geometry]
     while (need := step_bytes(model, of.channels, classes, share, tile)) > budget * 1e9:
         spare = [extent - least for extent, least in zip(tile, smallest, strict=True)]
         if "patches.tile" in experiment.automatic and max(spare) > 0:
@@ -285,7 +292,7 @@ def chosen_batch(
 ) -> tuple[int, str]:
     """Return the largest batch, of doublings, that fits the memory and shows few of all pixels."""
     devices, budget = experiment.train.devices, experiment.train.memory_gb
-    output = math.prod(n - 2 * axis.halo for n, axis in zip(tile, model.geometry, strict=True))
+    output = math.prod(n - 2 * axis.frame for n, axis in zip(tile, model.geometry, strict=True))
     share, reason = 1, f"the largest that fits {budget:g} GB"
     while step_bytes(model, of.channels, classes, 2 * share, tile) <= budget * 1e9:
         if 2 * share * devices > LARGEST_BATCH:

@@ -1,58 +1,78 @@
-"""The U-Net of Ronneberger, Fischer and Brox (2015), in 2D and 3D.
+"""The U-Net of Ronneberger, Fischer and Brox (2015), in 2D and 3D, valid or padded.
 
 References
 ----------
 .. [1] O. Ronneberger, P. Fischer, T. Brox: U-Net: Convolutional Networks for Biomedical Image
        Segmentation. MICCAI 2015, DOI 10.1007/978-3-319-24574-4_28, arXiv:1505.04597, Fig. 1.
+.. [2] Ö. Çiçek et al.: 3D U-Net. MICCAI 2016, DOI 10.1007/978-3-319-46723-8_49: batch
+       normalisation before each ReLU.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from unetflow.geometry import Border
 from unetflow.settings import UNetSettings
 
+Convolution = nn.Conv2d | nn.Conv3d
 
-class Block(nn.Sequential):
-    """Two valid convolutions of extent 3, each with ReLU: loses 2 samples on each side."""
 
-    def __init__(self, convolution: type[nn.Conv2d | nn.Conv3d], inputs: int, outputs: int) -> None:
-        super().__init__(
-            convolution(inputs, outputs, 3),
-            nn.ReLU(inplace=True),
-            convolution(outputs, outputs, 3),
-            nn.ReLU(inplace=True),
-        )
+class Block(nn.ModuleList):
+    """Two convolutions of extent 3, each with ReLU: loses 2 samples on each unpadded side."""
+
+    def __init__(
+        self, convolution: type[Convolution], inputs: int, outputs: int, normalised: bool
+    ) -> None:
+        normalisation = nn.BatchNorm2d if convolution is nn.Conv2d else nn.BatchNorm3d
+        layers: list[nn.Module] = []
+        for channels in (inputs, outputs):
+            # What a bias would add, a normalisation takes away again.
+            layers.append(convolution(channels, outputs, 3, bias=not normalised))
+            if normalised:
+                layers.append(normalisation(outputs))
+            layers.append(nn.ReLU(inplace=True))
+        super().__init__(layers)
+
+    def forward(self, x: Tensor, border: Sequence[Border]) -> Tensor:
+        """Return the features of the samples left."""
+        for layer in self:
+            x = convolve(layer, x, border) if isinstance(layer, Convolution) else layer(x)
+        return x
 
 
 class UNet(nn.Module):
-    """A U-Net of valid convolutions, from (N, channels, *inputs) to logits (N, classes, *outputs).
+    """A U-Net, from (N, channels, *inputs) to logits (N, classes, *outputs).
 
     What it does to the extents is stated by `UNetSettings.geometry`.
     """
 
     def __init__(self, settings: UNetSettings, channels: int, classes: int) -> None:
         super().__init__()
-        flat = settings.dimensions == 2
-        convolution: type[nn.Conv2d | nn.Conv3d] = nn.Conv2d if flat else nn.Conv3d
+        flat, normalised = settings.dimensions == 2, settings.normalisation == "batch"
+        convolution: type[Convolution] = nn.Conv2d if flat else nn.Conv3d
         transposed: type[nn.ConvTranspose2d | nn.ConvTranspose3d] = (
             nn.ConvTranspose2d if flat else nn.ConvTranspose3d
         )
         widths = [settings.width * 2**level for level in range(settings.depth + 1)]
+        self.padded = settings.padding == "zeros"
         self.pool = nn.MaxPool2d(2) if flat else nn.MaxPool3d(2)
         self.dropout = nn.Dropout(settings.dropout)
         self.down = nn.ModuleList(
-            Block(convolution, inputs, outputs)
+            Block(convolution, inputs, outputs, normalised)
             for inputs, outputs in zip([channels, *widths], widths, strict=False)
         )
         self.up = nn.ModuleList(
             transposed(width * 2, width, 2, stride=2) for width in reversed(widths[:-1])
         )
         self.merge = nn.ModuleList(
-            Block(convolution, width * 2, width) for width in reversed(widths[:-1])
+            Block(convolution, width * 2, width, normalised) for width in reversed(widths[:-1])
         )
         self.classify = convolution(widths[0], classes, 1)
         self.apply(initialise)
@@ -62,12 +82,29 @@ class UNet(nn.Module):
         """The contracting path."""
         return self.down
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of the output extents."""
+    def train(self, mode: bool = True) -> Self:
+        """Change to training or back; a frozen contracting path keeps its stored statistics."""
+        super().train(mode)
+        if not any(values.requires_grad for values in self.down.parameters()):
+            self.down.eval()
+        return self
+
+    def forward(self, x: Tensor, border: Sequence[Border] | None = None) -> Tensor:
+        """Return the logits of the output extents.
+
+        Parameters
+        ----------
+        border : sequence of (bool, bool), optional
+            Per axis, whether the input begins and whether it ends at the border of the image: there
+            every convolution pads with zeros, on the other sides none does. By default the input is
+            a whole image: a padded network pads on all sides, one of valid convolutions on none.
+        """
+        if border is None:
+            border = [(self.padded, self.padded)] * (x.ndim - 2)
         skips = []
         deepest = len(self.down) - 1
         for level, block in enumerate(self.down):
-            x = block(x)
+            x = block(x, border)
             if level >= deepest - 1:  # the end of the contracting path: its last two levels
                 x = self.dropout(x)
             if level < deepest:
@@ -75,15 +112,37 @@ class UNet(nn.Module):
                 x = self.pool(x)
         for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
             x = up(x)
-            x = merge(torch.cat([crop(skip, x), x], dim=1))
+            x = merge(torch.cat([crop(skip, x, border), x], dim=1), border)
         return self.classify(x)  # type: ignore[no-any-return]
 
 
-def crop(skip: Tensor, like: Tensor) -> Tensor:
-    """Centre of `skip` with the spatial extents of `like`."""
-    for axis in range(2, skip.ndim):
+def convolve(layer: Convolution, x: Tensor, border: Sequence[Border]) -> Tensor:
+    """Apply a convolution that pads with zeros on the sides that lie on the border."""
+    widths = [extent // 2 for extent in layer.kernel_size]
+    if any(start != stop for start, stop in border):
+        x = functional.pad(
+            x,
+            [
+                width * (side and not both)
+                for width, (start, stop) in reversed([*zip(widths, border, strict=True)])
+                for both in [start and stop]
+                for side in (start, stop)
+            ],
+        )
+    # Both sides alike need no copy.
+    padding = [
+        width * (start and stop) for width, (start, stop) in zip(widths, border, strict=True)
+    ]
+    apply = functional.conv2d if isinstance(layer, nn.Conv2d) else functional.conv3d
+    return apply(x, layer.weight, layer.bias, padding=padding)
+
+
+def crop(skip: Tensor, like: Tensor, border: Sequence[Border]) -> Tensor:
+    """Part of `skip` that lies where `like` does: nothing is cut off at the border of the image."""
+    for axis, (start, stop) in enumerate(border, start=2):
         extent = like.shape[axis]
-        skip = skip.narrow(axis, (skip.shape[axis] - extent) // 2, extent)
+        excess = skip.shape[axis] - extent
+        skip = skip.narrow(axis, 0 if start else excess if stop else excess // 2, extent)
     return skip
 
 
