@@ -20,12 +20,13 @@ import zarr
 from numpy.typing import NDArray
 from small_model import OFFSET, SCALE, TILE, grey, settings, small_shards, whole, write_model
 
-from unetflow import store
+from unetflow import planning, store
 from unetflow.blocks import finish_prediction, predict_block
 from unetflow.inference import load
-from unetflow.planning import plan_archive, repaired
+from unetflow.planning import plan_archive
 from unetflow.prediction import Job
 from unetflow.settings import ExperimentSettings
+from unetflow.states import repaired
 from unetflow.store import create_image, open_image, read_json
 
 __all__ = ["small_shards"]
@@ -39,8 +40,14 @@ def experiment(dimensions: int = 2, **predict: Any) -> ExperimentSettings:
         dataset="isbi2012",
         model={"width": 2, "depth": 1, "dimensions": dimensions},
         patches={"tile": TILE},
-        predict=settings(block_megavoxels=0.003, **predict).model_dump(mode="json"),
+        predict=settings(**predict).model_dump(mode="json"),
     )
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of at most 3,000 voxels."""
+    monkeypatch.setattr(planning, "voxels_a_minute", lambda *_: 100.0)
 
 
 def planned(
@@ -200,7 +207,7 @@ def test_work_that_is_stale_or_torn_is_redone_and_no_more(
 KILLED = """
 import sys
 from pathlib import Path
-from unetflow import store
+from unetflow import planning, store
 from unetflow.blocks import predict_block
 from unetflow.store import read_json
 for name, extent in {"CHUNK": 16, "SHARD": 32, "CUBE": 8, "CUBES": 16}.items():
@@ -227,7 +234,7 @@ def large_plan(tmp_path: Path) -> tuple[ExperimentSettings, dict[str, Any]]:
         dataset="isbi2012",
         model={"width": 2, "depth": 1},
         patches={"tile": TILE},
-        predict=settings(orientations=4).model_dump(mode="json"),
+        predict=settings(orientations=4, block_minutes=1e6).model_dump(mode="json"),
     )
     return of, planned(tmp_path, tmp_path / "image", of)
 

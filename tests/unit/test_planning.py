@@ -11,7 +11,6 @@ import tifffile
 import zarr
 
 from unetflow.planning import (
-    current_plan,
     datasets_in,
     located,
     plan_archive,
@@ -19,6 +18,7 @@ from unetflow.planning import (
     read_sheets,
 )
 from unetflow.settings import ExperimentSettings
+from unetflow.states import current_plan
 from unetflow.store import create_image, read_json
 
 HEAD = "volume\tpath\texperiment\ttruth\n"

@@ -15,7 +15,7 @@ from unetflow import store
 from unetflow.inference import load
 from unetflow.intensity import histogram, normalisation
 from unetflow.predicted import foreground, probabilities
-from unetflow.prediction import Job, predict_image, predict_images
+from unetflow.prediction import Job, predict_image, predict_images, tile_of
 from unetflow.rotations import mean_over_rotations
 from unetflow.settings import IntensitySettings
 from unetflow.store import create_image, open_image, shard_regions
@@ -115,6 +115,20 @@ def test_images_are_predicted_into_one_folder_with_the_models_tile(tmp_path: Pat
         pixels = open_image(path).array[...]
         found = open_image(tmp_path / "out" / path.name).array[...]
         np.testing.assert_allclose(found, whole(model, (pixels[None] - OFFSET) / SCALE), atol=1e-5)
+
+
+def test_an_automatic_tile_gives_the_same_prediction_within_its_memory(tmp_path: Path) -> None:
+    pixels = grey((60, 55))
+    create_image(tmp_path / "image", "yx", pixels.shape, np.uint8, {})[...] = pixels
+    model = load(write_model(tmp_path / "model"), "cpu", "32")
+    tiles = {}
+    for megabytes in (0.06, 100):
+        chosen = settings(tile="auto", memory_gb=megabytes / 1e3)
+        tiles[megabytes] = tuple(tile_of(model, open_image(tmp_path / "image"), chosen))
+        predict_images(model, [tmp_path / "image"], tmp_path / f"{megabytes}", chosen)
+        found = open_image(tmp_path / f"{megabytes}/image").array[...]
+        np.testing.assert_allclose(found, whole(model, (pixels[None] - OFFSET) / SCALE), atol=1e-5)
+    assert max(tiles[0.06]) < 60 < min(tiles[100])
 
 
 def test_an_image_that_fails_leaves_none_of_the_folder(tmp_path: Path) -> None:

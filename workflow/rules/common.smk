@@ -8,7 +8,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from unetflow import experiments as settings_files
-from unetflow import planning, splits
+from unetflow import planning, splits, states
 from unetflow.geometry import geometry_to_json
 from unetflow.provenance import code_digest
 from unetflow.settings import RunSettings

@@ -24,7 +24,7 @@ def maker(name, settings):
 
 def current(path, key):
     """Plain data that a checkpoint wrote before, unless it was made from something else."""
-    return planning.current_plan(Path(path), key)
+    return states.current_plan(Path(path), key)
 
 
 def in_results(path):
@@ -244,7 +244,7 @@ def sheet_experiments(wildcards):
 def archive_key(archive):
     """What a plan is made from: sheet, volumes as they are, settings and the planner's code."""
     rows = sheet_rows(archive)
-    states = [planning.state_of_file(Path(row["path"])) for row in SHEETS[archive]]
+    states = [states.state_of_file(Path(row["path"])) for row in SHEETS[archive]]
     names = sorted({row["experiment"] for row in rows.values()})
     settings = [
         settled(name).model_dump(mode="json", include={"model", "patches", "predict"})
@@ -317,7 +317,7 @@ def own_histograms(wildcards):
 def repaired(wildcards):
     """What tells a repaired volume from the one that a block has failed on."""
     path = rules.predict_block.output.receipt.format(**wildcards)
-    return planning.repaired(Path(path), Path(planned(wildcards)["path"]))
+    return states.repaired(Path(path), Path(planned(wildcards)["path"]))
 
 
 def volume_row(wildcards):

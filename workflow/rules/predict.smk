@@ -106,7 +106,8 @@ rule predict_block:
     threads: lambda wildcards: block(wildcards)["job"]["settings"]["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: block(wildcards)["mem_mb"] * attempt,
-        runtime=240,
+        disk_mb=lambda wildcards: block(wildcards)["disk_mb"],
+        runtime=lambda wildcards, attempt: block(wildcards)["runtime"] * attempt,
         gpu=lambda wildcards: int(
             block(wildcards)["job"]["settings"]["device"] == "gpu"
         ),

@@ -10,8 +10,7 @@ from typing import Any
 
 import zarr
 
-from unetflow.orientations import Region
-from unetflow.planning import bounds
+from unetflow.orientations import Region, bounds
 from unetflow.prediction import Job, load_for, open_job
 from unetflow.progress import Bar
 from unetflow.settings import PredictSettings

@@ -70,6 +70,11 @@ def mirror(part: slice, extent: int) -> slice:
     return slice(extent - part.stop, extent - part.start)
 
 
+def bounds(region: Region) -> list[list[int]]:
+    """Start and stop along each axis."""
+    return [[part.start, part.stop] for part in region]
+
+
 def orientations(count: int, dimensions: int) -> list[Orientation]:
     """Return the orientations of an image of 2 or 3 spatial axes that a mean is taken over.
 

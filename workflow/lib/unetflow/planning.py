@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import itertools
-import json
 import math
 import re
 import sys
@@ -14,23 +12,33 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from unetflow import axes as axis_rules
 from unetflow.geometry import reach
-from unetflow.orientations import Region
+from unetflow.orientations import Region, bounds
+from unetflow.predicted import stored_dtype
 from unetflow.reading import read_text
 from unetflow.settings import ExperimentSettings
-from unetflow.store import Image, full_shards, open_volume, read_json, write_json
+from unetflow.states import data_of, known_by
+from unetflow.store import Image, full_shards, open_volume, write_json
+from unetflow.tile_plan import TilePlan, choose_tile, plan_of, trace
 
 REQUIRED = ("volume", "path", "experiment")
 OPTIONAL = ("truth", "region", "mask")
 
 # Settings of prediction that say how a volume is divided, not what is predicted.
-FOR_THE_PLAN = ("tile", "block_megavoxels", "input_checksum")
+FOR_THE_PLAN = ("tile", "memory_gb", "block_minutes", "input_checksum")
 
 # Measured once a process has imported torch, zarr and dask.
 BASE_BYTES = 900 * 2**20
+GPU_RATE = 20e12
+"""Operations a second that a GPU is taken to do: half of what a small one does in bf16."""
+CLASSES = 2
+"""For the plan of a tile: how many there are hardly matters, and no network may be trained yet."""
+HOURS_LEFT = 4
+"""Times as long as estimated that a job may take before a cluster ends it."""
 
 
 def read_sheet(path: Path) -> list[dict[str, str]]:
@@ -142,18 +150,6 @@ def located(place: str, results: Path) -> str:
     return str(results / "datasets" / dataset / "images.ome.zarr" / image)
 
 
-def state_of_file(path: Path) -> tuple[int, int] | None:
-    """Size in bytes and time of change in ns of a volume; None where there is none.
-
-    Of an OME-Zarr image those of its metadata: a folder's time says nothing of its files.
-    """
-    for place in (path / "zarr.json", path):
-        with suppress(OSError):
-            status = place.stat()
-            return status.st_size, status.st_mtime_ns
-    return None
-
-
 def plan_archive(
     volumes: Mapping[str, Mapping[str, str]],
     experiments: Mapping[str, ExperimentSettings],
@@ -183,6 +179,34 @@ def plan_archive(
                 "blocks": {},
             }
     write_json(output, {"key": key, "volumes": planned})
+    print(described(planned))
+
+
+def described(planned: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a table for people of what the volumes of an archive need, and those that fail."""
+    rows = []
+    for volume, plan in planned.items():
+        if plan["state"] == "failed":
+            rows.append({"volume": volume, "shape": "failed", "tile": plan["reason"]})
+            continue
+        blocks = plan["blocks"].values()
+        rows.append(
+            {
+                "volume": volume,
+                "shape": " x ".join(map(str, plan["shape"])),
+                "tile": " x ".join(map(str, plan["tile"])),
+                "waste": plan["waste"],
+                "blocks": len(blocks),
+                "files": plan["files"],
+                "disk, GB": plan["disk_bytes"] / 1e9,
+                "memory, GB": max((block["mem_mb"] for block in blocks), default=0) / 1e3,
+                "hours": plan["minutes"] / 60,
+            }
+        )
+    table = pd.DataFrame(rows)
+    sums = table.reindex(columns=["blocks", "files", "disk, GB", "hours"]).sum()
+    table = pd.concat([table, pd.DataFrame([{"volume": "in all", **sums}])])
+    return str(table.to_string(index=False, na_rep="", float_format=lambda value: f"{value:,.4g}"))
 
 
 def plan_volume(
@@ -193,7 +217,7 @@ def plan_volume(
     Raises
     ------
     ValueError
-        If the network cannot be used on the volume.
+        If the network cannot be used on the volume, or a tile does not fit the memory.
     """
     dimensions = experiment.model.dimensions
     if len(image.spatial_shape) < dimensions:
@@ -207,11 +231,16 @@ def plan_volume(
         "mask": mask,
         "mask_known_by": known_by(open_volume(Path(mask))) if mask else [],
     }
+    tile = tile_of(image, experiment)
+    rate = voxels_a_minute(tile, image, experiment)
     blocks = {
-        "_".join(str(number) for number in index): plan_block(image, region, wanted, experiment)
-        for index, region in block_grid(image, experiment).items()
+        "_".join(str(number) for number in index): plan_block(
+            image, region, wanted, tile, rate, experiment
+        )
+        for index, region in block_grid(image, experiment, rate).items()
         if within is None or meet(region, within)
     }
+    shards = sum(math.prod(block["shards"]) for block in blocks.values())
     return {
         **row,
         "state": "planned",
@@ -220,23 +249,77 @@ def plan_volume(
         "shape": list(image.array.shape),
         "voxels": math.prod(image.spatial_shape),
         "known_by": known_by(image),
+        "tile": list(tile.tile),
+        "waste": round(tile.waste, 3),
+        "files": shards * channels_of(experiment),
+        "disk_bytes": math.prod(image.spatial_shape)
+        * channels_of(experiment)
+        * bytes_of(experiment),
+        "minutes": round(math.prod(image.spatial_shape) / rate, 2),
         "blocks": blocks,
     }
 
 
-def block_grid(image: Image, experiment: ExperimentSettings) -> dict[tuple[int, ...], Region]:
+def shard_extents(image: Image, dimensions: int) -> tuple[int, ...]:
+    """Extents of a region that is predicted at once: a shard, as far as the volume goes."""
+    _, shards = full_shards("c" + axis_rules.spatial(image.axes), dimensions == 3)
+    return tuple(map(min, shards[1:], image.spatial_shape))
+
+
+def tile_of(image: Image, experiment: ExperimentSettings) -> TilePlan:
+    """Tile of a volume: the one that is set, or the fastest for a shard within the memory.
+
+    It depends on the extents of a volume as far as they are below those of a shard, so that a
+    volume that grows keeps it. Neither GPU nor precision are asked of the machine that plans.
+
+    Raises
+    ------
+    ValueError
+        If no tile fits the memory.
+    """
+    settings, dimensions = experiment.predict, experiment.model.dimensions
+    precision = "32" if settings.precision == "auto" else settings.precision
+    device = "gpu" if settings.device == "gpu" else "cpu"
+    extents = shard_extents(image, dimensions)[-dimensions:]
+    channels = image.array.shape[image.axes.index("c")] if "c" in image.axes else 1
+    network = (experiment.model, channels, CLASSES)
+    if settings.tile == "auto":
+        return choose_tile(*network, extents, settings.memory_gb * 1e9, precision, device)
+    traced = trace(*network, precision, device)
+    return plan_of(traced, extents, experiment.per_axis(settings.tile))[1]
+
+
+def voxels_a_minute(tile: TilePlan, image: Image, experiment: ExperimentSettings) -> float:
+    """Voxels that a job is taken to predict in a minute."""
+    settings, dimensions = experiment.predict, experiment.model.dimensions
+    if tile.seconds is None:
+        seconds = tile.operations / GPU_RATE
+    else:
+        seconds = tile.seconds / settings.threads
+    voxels = math.prod(shard_extents(image, dimensions)[-dimensions:])
+    return 60 * voxels / seconds / settings.orientations
+
+
+def block_grid(
+    image: Image, experiment: ExperimentSettings, rate: float
+) -> dict[tuple[int, ...], Region]:
     """Regions of a volume's blocks by their place in the grid, each of whole shards.
 
-    A block doubles along each axis in turn, x first, while it has no more voxels than the setting
+    A block doubles along each axis in turn, x first, while it takes no longer than the setting
     allows. It does so along axes of more than a shard alone, and their extents do not matter, so
     that blocks stay where they are when a volume grows.
+
+    Parameters
+    ----------
+    rate : float
+        Voxels a minute.
     """
     shape = image.spatial_shape
     _, shards = full_shards("c" + axis_rules.spatial(image.axes), experiment.model.dimensions == 3)
     block = list(shards[1:])
     long = [axis for axis, extent in enumerate(shape) if extent > block[axis]]
     voxels = math.prod(map(min, block, shape))
-    most = experiment.predict.block_megavoxels * 1e6
+    most = experiment.predict.block_minutes * rate
     doubled = 0
     while long and voxels * 2 ** (doubled + 1) <= most:
         block[long[-1 - doubled % len(long)]] *= 2
@@ -277,18 +360,18 @@ def parse_region(text: str, image: Image) -> Region | None:
     return tuple(region)
 
 
-def bounds(region: Region) -> list[list[int]]:
-    """Start and stop along each axis."""
-    return [[part.start, part.stop] for part in region]
-
-
 def meet(one: Region, other: Region) -> bool:
     """Whether two regions have voxels in common."""
     return all(max(a.start, b.start) < min(a.stop, b.stop) for a, b in zip(one, other, strict=True))
 
 
 def plan_block(
-    image: Image, region: Region, wanted: Mapping[str, Any], experiment: ExperimentSettings
+    image: Image,
+    region: Region,
+    wanted: Mapping[str, Any],
+    tile: TilePlan,
+    rate: float,
+    experiment: ExperimentSettings,
 ) -> dict[str, Any]:
     """Return a block's values, all that its result depends on, and what it needs.
 
@@ -300,98 +383,62 @@ def plan_block(
     dict
         `job` with `tile`, `settings`, `region` and `reads` (start and stop along each spatial
         axis), `within` and `mask` (what of the volume is wanted, or nothing), `volume` and
-        `mask_known_by` (what tells their data from other data); and `mem_mb`.
+        `mask_known_by` (what tells their data from other data); `shards` along each axis, `mem_mb`,
+        `disk_mb` and `runtime` in minutes.
     """
     settings, dimensions = experiment.predict, experiment.model.dimensions
-    tile = experiment.per_axis(settings.tile)
     reads = reach(
         experiment.model.geometry,
         image.spatial_shape[-dimensions:],
         region[-dimensions:],
-        tile,
+        tile.tile,
         settings.orientations,
     )
     reads = (*region[:-dimensions], *reads)
     job = {
-        "tile": list(tile),
+        "tile": list(tile.tile),
         "settings": settings.model_dump(mode="json", exclude=set(FOR_THE_PLAN)),
         "region": bounds(region),
         "reads": bounds(reads),
         **wanted,
         "volume": data_of(image, reads) if settings.input_checksum == "data" else known_by(image),
     }
-    return {"job": job, "mem_mb": math.ceil(block_bytes(image, region, experiment) / 1e6)}
-
-
-def known_by(image: Image) -> list[Any]:
-    """What tells a volume's data from other data, which its predictions would not belong to.
-
-    Of a file size and time of change, of an array of many files its data type and chunks.
-    """
-    if image.path.is_file():
-        return list(state_of_file(image.path) or ())
-    return [str(image.array.dtype), list(image.array.chunks)]
-
-
-def data_of(image: Image, reads: Region) -> list[str]:
-    """SHA-256 of the voxels of a region, in a list."""
-    voxels = hashlib.sha256()
-    for first in range(reads[0].start, reads[0].stop):
-        voxels.update(image.region((slice(first, first + 1), *reads[1:])).tobytes())
-    return [voxels.hexdigest()]
-
-
-def block_bytes(image: Image, region: Region, experiment: ExperimentSettings) -> int:
-    """Memory of a job: torch and its like, a tile's features, and two regions of a shard each."""
-    settings, dimensions = experiment.predict, experiment.model.dimensions
-    tile = experiment.per_axis(settings.tile)
-    # All features of the first level at once, before and after the merge, in float32.
-    activations = math.prod(tile) * experiment.model.width * 4 * 4
+    extents = [part.stop - part.start for part in region]
+    voxels = math.prod(extents)
     _, shards = full_shards("c" + axis_rules.spatial(image.axes), dimensions == 3)
-    halos = [axis.halo + axis.divisor for axis in experiment.model.geometry]
-    halos = [0] * (len(region) - dimensions) + halos
-    extents = [
-        min(part.stop - part.start, shard) for part, shard in zip(region, shards[1:], strict=True)
-    ]
+    disk = voxels * channels_of(experiment) * bytes_of(experiment)
+    return {
+        "job": job,
+        "shards": [-(-extent // shard) for extent, shard in zip(extents, shards[1:], strict=True)],
+        "mem_mb": math.ceil((BASE_BYTES + job_bytes(image, tile, experiment)) / 1e6),
+        "disk_mb": math.ceil(disk / 1e6),
+        "runtime": math.ceil(10 + HOURS_LEFT * voxels / rate),
+    }
+
+
+def channels_of(experiment: ExperimentSettings) -> int:
+    """Channels that are stored, as far as they are known before a network is trained."""
+    chosen = experiment.predict.channels
+    return len(chosen) if chosen else CLASSES - (experiment.predict.output != "logits")
+
+
+def bytes_of(experiment: ExperimentSettings) -> int:
+    """Bytes of a stored value, before compression."""
+    return int(np.dtype(stored_dtype(experiment.predict)).itemsize)
+
+
+def job_bytes(image: Image, tile: TilePlan, experiment: ExperimentSettings) -> int:
+    """Memory of a job beside its libraries: a tile's features, and two regions of a shard each."""
+    dimensions = experiment.model.dimensions
+    extents = shard_extents(image, dimensions)
+    halos = [axis.reach + axis.divisor for axis in experiment.model.geometry]
+    halos = [0] * (len(extents) - dimensions) + halos
     read = math.prod(extent + 2 * halo for extent, halo in zip(extents, halos, strict=True))
     channels = image.array.shape[image.axes.index("c")] if "c" in image.axes else 1
-    # As stored, in float32, and the next ones; of each class what is predicted, twice while it is
-    # averaged, and what is written.
+    # What is read, as stored and in float32, of the region in work and of the next one.
     pixels = 2 * read * channels * (4 + image.array.dtype.itemsize)
-    return int(BASE_BYTES + activations + pixels + math.prod(extents) * 4 * 4 * 2)
-
-
-def current_plan(path: Path, key: str) -> dict[str, Any] | None:
-    """Return a plan, or None where there is none or it was made from something else."""
-    if not path.is_file():
-        return None
-    plan: dict[str, Any] = read_json(path)
-    return plan if plan.get("key") == key else None
-
-
-def digest(*facts: Any) -> str:
-    """Sixteen digits of the SHA-256 of plain values."""
-    text = json.dumps(facts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def state_of_files(place: Path) -> str:
-    """Digest of the names, sizes and times of a volume's files."""
-    files = sorted(place.rglob("*")) if place.is_dir() else [place]
-    states = [(str(file), file.stat()) for file in files if file.is_file()]
-    return digest([(name, state.st_size, state.st_mtime_ns) for name, state in states])
-
-
-def repaired(receipt: Path, volume: Path) -> str:
-    """What tells a repaired volume from the one that a block has failed on; else what was told.
-
-    Files of a volume that is read without fault are not looked at: there may be millions.
-    """
-    if not receipt.is_file():
-        return ""
-    facts = read_json(receipt)
-    told: str = facts["made_from"]["repaired"]
-    if facts["state"] == "done":
-        return told
-    found = state_of_files(volume)
-    return told if found == facts["files"] else found
+    # Of each class what is predicted of a plane or a volume, while its mean is taken; and what is
+    # stored, twice.
+    plane = math.prod(extents[-dimensions:]) * CLASSES * 4
+    kept = 2 * math.prod(extents) * channels_of(experiment) * bytes_of(experiment)
+    return tile.peak_bytes + pixels + 4 * plane + kept

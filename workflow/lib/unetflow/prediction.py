@@ -23,7 +23,7 @@ from unetflow.intensity import Histogram, Normalisation, histogram, normalisatio
 from unetflow.orientations import Region
 from unetflow.progress import Bar, log, track
 from unetflow.rotations import mean_over_rotations
-from unetflow.settings import IntensitySettings, PredictSettings
+from unetflow.settings import IntensitySettings, PredictSettings, UNetSettings
 from unetflow.store import (
     Image,
     create_image,
@@ -33,6 +33,7 @@ from unetflow.store import (
     replacing,
     shard_regions,
 )
+from unetflow.tile_plan import choose_tile
 
 
 def normalisation_of(
@@ -369,6 +370,25 @@ def predict_images(
     with replacing(output) as partial:
         partial.mkdir()
         for path in track(images, "predicting images", len(images)):
-            predict_image(
-                model, open_image(path), partial / path.name, model.facts["tile"], settings
-            )
+            image = open_image(path)
+            tile = tile_of(model, image, settings)
+            predict_image(model, image, partial / path.name, tile, settings)
+
+
+def tile_of(model: Model, image: Image, settings: PredictSettings) -> Sequence[int]:
+    """Tile of an image: the one that the model was trained for, or the fastest for the image."""
+    if settings.tile != "auto":
+        return list(model.facts["tile"])
+    network = UNetSettings(**model.facts["network"])
+    classes, device = len(model.facts["class_names"]), model.device.type
+    plan = choose_tile(
+        network,
+        model.facts["channels"],
+        classes,
+        image.spatial_shape[-network.dimensions :],
+        settings.memory_gb * 1e9,
+        model.precision,
+        "gpu" if device == "cuda" else "cpu",
+    )
+    log(f"{image.path.name}: {plan.count} tiles of at most {plan.tile}, waste {plan.waste:.2f}")
+    return plan.tile

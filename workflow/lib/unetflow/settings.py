@@ -489,8 +489,12 @@ class PredictSettings(Settings):
     channels: tuple[str, ...] | None = setting(
         None, "classes whose probabilities an archive's volumes store; null: all but background"
     )
-    block_megavoxels: float = setting(
-        1000.0, "of an archive's volume that one job predicts, in whole shards", "10⁶ voxels", gt=0
+    block_minutes: float = setting(
+        30.0,
+        "estimated work of one job on an archive, in whole shards of a large volume or in several "
+        "small volumes",
+        "minutes",
+        gt=0,
     )
     input_checksum: Literal["metadata", "data"] = setting(
         "metadata",
