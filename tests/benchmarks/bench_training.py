@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from statistics import median
 
 import torch
-from harness import Prepared, Skip, compare, write
+from harness import Prepared, Skip, compare, convolution_peak, synchronised, write
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,8 +20,6 @@ from unetflow.training import PRECISIONS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TILE, CLASSES = 572, 2
-PEAK_CHANNELS = (64, 128, 256, 512)
-Step = Callable[[], object]
 
 
 def network(width: int) -> nn.Module:
@@ -42,24 +38,13 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
     return pixels.to(DEVICE), classes.to(DEVICE), weights.to(DEVICE)
 
 
-def synchronised(step: Step) -> Step:
-    """Wait for the device, which works on while the host goes ahead."""
-
-    def run() -> None:
-        step()
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
-
-    return run
-
-
 def ours(width: int, precision: str, note: str, faster: bool = False) -> Prepared:
     """`State.take_step`, as the rule train_model calls it."""
     fabric = Fabric(accelerator=DEVICE, devices=1, precision=PRECISIONS[precision])
     settings = TrainSettings(recipe="modern", steps=10**6, batch=1)
     parts = batch()
     state = State(fabric, network(width), settings, 10**6, parts[0] if faster else None)
-    return Prepared(synchronised(lambda: state.take_step(parts)), note)
+    return Prepared(synchronised(lambda: state.take_step(parts), DEVICE), note)
 
 
 def nnunet(width: int, precision: str, note: str) -> Prepared:
@@ -90,7 +75,7 @@ def nnunet(width: int, precision: str, note: str) -> Prepared:
         scaler.update()
         loss.detach().cpu().numpy()
 
-    return Prepared(synchronised(step), note)
+    return Prepared(synchronised(step, DEVICE), note)
 
 
 def monai(width: int, precision: str, note: str) -> Prepared:
@@ -125,7 +110,7 @@ def plain_step(
         optimiser.step()
         loss.item()
 
-    return Prepared(synchronised(step), note)
+    return Prepared(synchronised(step, DEVICE), note)
 
 
 def operations(width: int) -> int:
@@ -135,28 +120,6 @@ def operations(width: int) -> int:
     with FlopCounterMode(display=False) as counter:
         functional.cross_entropy(learning(pixels), classes).backward()
     return int(counter.get_total_flops())
-
-
-def peak(precision: str) -> float:
-    """Most operations a second of this machine in a convolution, over channels and passes."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    best = 0.0
-    for channels in PEAK_CHANNELS:
-        extent = 12800 // channels
-        layer = nn.Conv2d(channels, channels, 3, padding=1, bias=False, device=DEVICE, dtype=dtype)
-        layer = layer.to(memory_format=torch.channels_last)
-        pixels = torch.randn(1, channels, extent, extent, device=DEVICE, dtype=dtype)
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            run = synchronised(partial(layer, pixels))
-            run()
-            times = []
-            for _ in range(7):
-                start = time.perf_counter()
-                run()
-                times.append(time.perf_counter() - start)
-        best = max(best, 2 * 9 * channels**2 * extent**2 / median(times))
-    return best
 
 
 METHODS: Mapping[str, Callable[..., Prepared]] = {
@@ -173,16 +136,16 @@ def main() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     rows = []
     for width, precision in ((64, "bf16"), (64, "32"), (16, "bf16")):
-        highest, work = peak(precision), operations(width)
+        highest, work = convolution_peak(precision, DEVICE), operations(width)
         found = compare(
             f"{TILE}², width {width}, {precision}, {DEVICE}",
             {name: partial(make, width, precision, "") for name, make in METHODS.items()},
+            traced=False,  # torch's memory is not NumPy's
         )
         for row in found:
             if "median_seconds" in row:
                 share = work / float(str(row["median_seconds"])) / highest
                 row["note"] = f"{share:.2f} of the convolution peak, {highest / 1e12:.2f} TFLOP/s"
-                row["peak_mib"] = float("nan")  # torch's memory is not NumPy's
         rows += found
     write("training", rows)
 

@@ -9,9 +9,13 @@ import re
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,7 +26,11 @@ ROUNDS = 7
 LONG = 10.0
 """Seconds from which on a method is run once only."""
 
+PEAK_CHANNELS = (64, 128, 256, 512)
+
 Method = Callable[[], object]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,12 @@ class Skip(Exception):
     """Why a peer is not measured; stands in the table."""
 
 
-def compare(case: str, methods: Mapping[str, Callable[[], Prepared]]) -> list[dict[str, object]]:
+def compare(
+    case: str,
+    methods: Mapping[str, Callable[[], Prepared]],
+    rounds: int = ROUNDS,
+    traced: bool = True,
+) -> list[dict[str, object]]:
     """Time methods in turn, round by round, so that all meet the same state of the machine.
 
     Parameters
@@ -52,6 +65,8 @@ def compare(case: str, methods: Mapping[str, Callable[[], Prepared]]) -> list[di
     methods : mapping
         Ours first: ratios are against it, and it must run. Each value prepares a method, untimed; a
         peer that is not installed, or raises, is left out with the reason.
+    traced : bool
+        Whether the peak of memory is what NumPy allocates; false leaves it to the caller.
     """
     ready: dict[str, Prepared] = {}
     notes: dict[str, str] = {}
@@ -67,7 +82,7 @@ def compare(case: str, methods: Mapping[str, Callable[[], Prepared]]) -> list[di
                 raise
             reason = " ".join(str(error).split())[:80]
             notes[name] = reason if isinstance(error, Skip) else f"skipped: {reason}"
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, prepared in ready.items():
             if times[name] and times[name][0] > LONG:
                 continue
@@ -80,8 +95,9 @@ def compare(case: str, methods: Mapping[str, Callable[[], Prepared]]) -> list[di
         if name in ready:
             seconds = median(times[name]) * ready[name].times
             row |= {"median_seconds": seconds, "ratio": seconds / median(times[ours])}
-            row["peak_mib"] = peak_mib(ready[name].run)
-            if len(times[name]) < ROUNDS:
+            if traced:
+                row["peak_mib"] = peak_mib(ready[name].run)
+            if len(times[name]) < rounds:
                 row["note"] = f"{notes[name]}; run once".removeprefix("; ")
         rows.append(row)
         print(case, name, row.get("median_seconds"), row["note"], flush=True)
@@ -99,7 +115,60 @@ def peak_mib(method: Method) -> float:
     return (peak - before) / 2**20
 
 
-def write(name: str, rows: list[dict[str, object]]) -> None:
+def in_fresh_process(
+    function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> Result:
+    """Call a function of a module in a new process, which inherits neither memory nor its peak."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *args, **kwargs).result()
+
+
+def process_peak_mib() -> float:
+    """Most memory that this process has held at once; NaN where the system does not tell."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return float("nan")
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))
+    return int(found[1]) / 1024 if found else float("nan")
+
+
+def synchronised(step: Method, device: str) -> Method:
+    """Wait for the device, which works on while the host goes ahead."""
+    import torch
+
+    def run() -> None:
+        step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def convolution_peak(precision: str, device: str) -> float:
+    """Most operations a second of this machine in a convolution of a plane, over channels."""
+    import torch
+
+    place = {"device": device, "dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
+    best = 0.0
+    for channels in PEAK_CHANNELS:
+        extent = 12800 // channels
+        layer = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False, **place)
+        layer = layer.to(memory_format=torch.channels_last)
+        pixels = torch.randn(1, channels, extent, extent, **place)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            run = synchronised(partial(layer, pixels), device)
+            run()
+            times = []
+            for _ in range(ROUNDS):
+                start = time.perf_counter()
+                run()
+                times.append(time.perf_counter() - start)
+        best = max(best, 2 * 9 * channels**2 * extent**2 / median(times))
+    return best
+
+
+def write(name: str, rows: list[dict[str, object]], rounds: int = ROUNDS) -> None:
     """Write `results/benchmarks/NAME.tsv` and put its table into the README."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows, columns=COLUMNS)
@@ -114,7 +183,7 @@ def write(name: str, rows: list[dict[str, object]]) -> None:
             figures = (row.median_seconds * 1e3, row.ratio, row.peak_mib)
             measured = [short(figure) for figure in figures]
         lines.append(f"| {row.case} | {row.method} | {' | '.join(measured)} | {row.note} |")
-    lines += ["", f"Measured on {machine()}."]
+    lines += ["", f"Measured on {machine()}; medians of {rounds} interleaved rounds."]
     readme = Path("README.md")
     text = readme.read_text(encoding="utf-8")
     block = re.compile(rf"(<!-- benchmark {name} -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -142,6 +211,5 @@ def machine() -> str:
         model = found[1] if found else model
     return (
         f"{os.cpu_count()} cores ({model}), Python {platform.python_version()}, "
-        f"NumPy {np.__version__}, Numba {numba.__version__}, torch {torch.__version__}; "
-        f"medians of {ROUNDS} interleaved rounds"
+        f"NumPy {np.__version__}, Numba {numba.__version__}, torch {torch.__version__}"
     )
