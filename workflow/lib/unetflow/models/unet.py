@@ -110,9 +110,11 @@ class UNet(nn.Module):
             if level < deepest:
                 skips.append(x)
                 x = self.pool(x)
-        for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
+        for up, merge in zip(self.up, self.merge, strict=True):
             x = up(x)
-            x = merge(torch.cat([crop(skip, x, border), x], dim=1), border)
+            # Taken off the list, a level's features are let go as soon as they are merged.
+            x = torch.cat([crop(skips.pop(), x, border), x], dim=1)
+            x = merge(x, border)
         return self.classify(x)  # type: ignore[no-any-return]
 
 
