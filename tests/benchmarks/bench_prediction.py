@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,13 +26,14 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from unetflow.geometry import AxisGeometry, Geometry, mirrored
+from unetflow.compiled import OpenVinoNetwork
+from unetflow.geometry import AxisGeometry, mirrored
 from unetflow.inference import Model, array_reader, autocast, build, logits
-from unetflow.settings import UNetSettings
+from unetflow.settings import PredictSettings, UNetSettings
+from unetflow.tile_plan import TilePlan, choose_tile
 
 CORES = os.cpu_count() or 1
 ROUNDS, CLASSES = 10, 2
-LARGEST_TILE = {2: 2236, 3: 348}
 PEER_TILE = {2: 512, 3: 128}
 CAREAMICS_OVERLAP = 48
 BIOIMAGEIO_HALO = {2: 32, 3: 16}
@@ -76,12 +77,10 @@ Run = Callable[[], Any]
 """Predicts and returns logits (classes, *spatial)."""
 
 
-def tile(geometry: Geometry, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Input extents of unetflow's tiles: the image's own, up to a largest one."""
-    return tuple(
-        min(axis.input_for(extent), axis.nearest(LARGEST_TILE[len(shape)])[0])
-        for axis, extent in zip(geometry, shape, strict=True)
-    )
+def plan(case: Case) -> TilePlan:
+    """Tiles of unetflow, as the planner chooses them."""
+    memory = 1e9 * PredictSettings().memory_gb
+    return choose_tile(settings(case), 1, CLASSES, case.shape, memory, case.precision)
 
 
 def settings(case: Case) -> UNetSettings:
@@ -89,11 +88,12 @@ def settings(case: Case) -> UNetSettings:
     return UNetSettings(dimensions=len(case.shape), width=case.width, depth=case.depth)
 
 
-def model(case: Case, precision: str) -> Model:
+def model(case: Case, precision: str, padding: str = "valid") -> Model:
     """Network of random weights, the same for every method."""
     torch.manual_seed(0)
-    network = build(settings(case), 1, CLASSES).eval()
-    return Model(network, settings(case).geometry, torch.device("cpu"), precision, {})
+    architecture = settings(case).model_copy(update={"padding": padding})
+    network = build(architecture, 1, CLASSES).eval()
+    return Model(network, architecture.geometry, torch.device("cpu"), precision, {})
 
 
 def smooth_noise(shape: tuple[int, ...], sigma: float = 2.0) -> Pixels:
@@ -113,12 +113,9 @@ class SameExtents(nn.Module):
 
     def __init__(self, case: Case, zero_padded: bool) -> None:
         super().__init__()
-        made = model(case, case.precision)
-        self.network, self.geometry, self.precision = made.network, made.geometry, made.precision
-        self.zero_padded = zero_padded
-        for layer in self.network.modules() if zero_padded else ():
-            if isinstance(layer, nn.Conv2d | nn.Conv3d):
-                layer.padding = tuple(extent // 2 for extent in layer.kernel_size)
+        made = model(case, case.precision, "zeros" if zero_padded else "valid")
+        self.network, self.precision = made.network, made.precision
+        self.geometry, self.zero_padded = settings(case).geometry, zero_padded
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits (N, classes, *spatial) of pixels (N, channels, *spatial)."""
@@ -143,8 +140,15 @@ class SameExtents(nn.Module):
 
 def unetflow(case: Case, pixels: Pixels) -> Run:
     """`logits`, as the rules call it."""
+    return partial(whole, model(case, case.precision), pixels, plan(case).tile)
+
+
+def unetflow_openvino(case: Case, pixels: Pixels) -> Run:
+    """The same with `predict.backend: openvino`."""
     made = model(case, case.precision)
-    return partial(whole, made, pixels, tile(made.geometry, pixels.shape))
+    example = torch.zeros(1, 1, *(axis.smallest_tile for axis in made.geometry))
+    network = OpenVinoNetwork(made.network, example, case.precision, CORES)
+    return partial(whole, replace(made, network=network), pixels, plan(case).tile)
 
 
 def whole(made: Model, pixels: Pixels, tile: tuple[int, ...] | None) -> Pixels:
@@ -314,6 +318,7 @@ def description(axes: str, halo: int) -> Any:
 
 METHODS: Mapping[str, Callable[[Case, Pixels], Run]] = {
     "unetflow": unetflow,
+    "unetflow, OpenVINO": unetflow_openvino,
     "MONAI, overlap 0.25, constant": partial(monai, overlap=0.25, mode="constant"),
     "MONAI, overlap 0.5, gaussian": partial(monai, overlap=0.5, mode="gaussian"),
     "MONAI, overlap 0.25, constant, zero-padded": partial(
@@ -354,8 +359,8 @@ def run_alone(case: Case, name: str, reference: Path) -> Facts:
         predicted = METHODS[name](case, smooth_noise(case.compared))()
     expected = np.load(reference)
     difference = np.abs(np.asarray(predicted, np.float32) - expected).max()
-    operations = int(counter.get_total_flops())
-    return Facts(peak_mib, operations, float(difference), float(np.ptp(expected)))
+    operations = counter.get_total_flops() or plan(case).operations  # OpenVINO's are not seen
+    return Facts(peak_mib, int(operations), float(difference), float(np.ptp(expected)))
 
 
 def whole_operations(case: Case) -> int:
@@ -390,7 +395,7 @@ def compare_case(case: Case, folder: Path) -> list[dict[str, object]]:
             f"waste {facts.operations / whole_operations(case):.2f}",
             f"off {facts.difference:.1e} ({facts.difference / facts.span:.1e} of the range)",
         ]
-        if highest and row["method"] == "unetflow":
+        if highest and str(row["method"]).startswith("unetflow"):
             share = facts.operations / seconds / highest
             notes.append(f"{share:.2f} of the convolution peak, {highest / 1e12:.2f} TFLOP/s")
         row["note"] = "; ".join([*notes, *filter(None, [str(row["note"])])])

@@ -244,13 +244,13 @@ def sheet_experiments(wildcards):
 def archive_key(archive):
     """What a plan is made from: sheet, volumes as they are, settings and the planner's code."""
     rows = sheet_rows(archive)
-    states = [states.state_of_file(Path(row["path"])) for row in SHEETS[archive]]
+    volumes = [states.state_of_file(Path(row["path"])) for row in SHEETS[archive]]
     names = sorted({row["experiment"] for row in rows.values()})
     settings = [
         settled(name).model_dump(mode="json", include={"model", "patches", "predict"})
         for name in names
     ]
-    return digest(rows, states, settings, code("plan_archive.py"))
+    return digest(rows, volumes, settings, code("plan_archive.py"))
 
 
 def planned(wildcards):
