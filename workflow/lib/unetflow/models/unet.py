@@ -121,16 +121,11 @@ class UNet(nn.Module):
 def convolve(layer: Convolution, x: Tensor, border: Sequence[Border]) -> Tensor:
     """Apply a convolution that pads with zeros on the sides that lie on the border."""
     widths = [extent // 2 for extent in layer.kernel_size]
-    if any(start != stop for start, stop in border):
-        x = functional.pad(
-            x,
-            [
-                width * (side and not both)
-                for width, (start, stop) in reversed([*zip(widths, border, strict=True)])
-                for both in [start and stop]
-                for side in (start, stop)
-            ],
-        )
+    alone: list[int] = []
+    for width, (start, stop) in zip(reversed(widths), reversed(border), strict=True):
+        alone += [width * (start > stop), width * (stop > start)]
+    if any(alone):
+        x = functional.pad(x, alone)
     # Both sides alike need no copy.
     padding = [
         width * (start and stop) for width, (start, stop) in zip(widths, border, strict=True)
