@@ -21,6 +21,7 @@ from unetflow.intensity import histogram, normalisation
 from unetflow.prediction import predict_block, predict_image, predict_images, shard_regions
 from unetflow.settings import IntensitySettings, PredictSettings, UNetSettings
 from unetflow.store import create_array, create_image, open_image, read_json, write_json
+from unetflow.volumes import choice_of
 
 torch.set_num_threads(1)
 
@@ -58,7 +59,11 @@ def chosen(**settings: Any) -> PredictSettings:
 
 
 def job(**settings: Any) -> dict[str, Any]:
-    return {"tile": [TILE, TILE], "settings": chosen(**settings).model_dump(mode="json")}
+    return {
+        "tile": [TILE, TILE],
+        "settings": chosen(**settings).model_dump(mode="json"),
+        "choice": choice_of({}),
+    }
 
 
 def grey(shape: tuple[int, ...], dtype: str = "uint8") -> NDArray[np.generic]:
@@ -240,6 +245,20 @@ def test_a_tiff_file_is_predicted_as_the_same_pixels_in_ome_zarr(
     gc.collect()  # a file left open would be told here
 
 
+def test_the_chosen_channel_and_time_point_are_predicted(tmp_path: Path) -> None:
+    pixels = grey((2, 3, 40, 35))
+    create_image(tmp_path / "all", "tcyx", pixels.shape, np.uint8, {})[...] = pixels
+    create_image(tmp_path / "one", "yx", (40, 35), np.uint8, {})[...] = pixels[1, 2]
+    model, found = write_model(tmp_path / "model"), []
+    for name, choice in (("all", {"time": "1", "channel": "2"}), ("one", {})):
+        out = tmp_path / "of" / name
+        asked = job() | {"choice": choice_of(choice)}
+        predict_block(model, tmp_path / name, out / "prediction", out / "receipt.json", asked)
+        assert read_json(out / "receipt.json")["state"] == "done"
+        found.append(open_image(out / "prediction").array[...])
+    np.testing.assert_array_equal(*found)
+
+
 def test_another_number_of_channels_is_a_failed_receipt_with_its_reason(tmp_path: Path) -> None:
     create_image(tmp_path / "volume", "cyx", (3, 30, 30), np.uint8, {})[...] = grey((3, 30, 30))
     facts = predicted(tmp_path, tmp_path / "volume")
@@ -255,7 +274,7 @@ def test_a_missing_volume_is_a_failed_receipt(tmp_path: Path) -> None:
     assert "a volume must exist: found nothing; correct the path in the sheet" in facts["reason"]
 
 
-@pytest.mark.parametrize("kind", ["text", "colour", "folder"])
+@pytest.mark.parametrize("kind", ["text", "colour", "folder", "ending"])
 def test_what_is_no_volume_is_a_failed_receipt(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "volume.tif"
     if kind == "text":
@@ -263,10 +282,14 @@ def test_what_is_no_volume_is_a_failed_receipt(tmp_path: Path, kind: str) -> Non
         expected = "must be a readable TIFF file"
     elif kind == "colour":
         tifffile.imwrite(path, grey((30, 30, 3)), photometric="rgb")
-        expected = "axes must be some of 'tczyx' in this order and end in 'yx': got 'yxc'"
-    else:
+        expected = "the model takes 1 channels: the image has 3"
+    elif kind == "folder":
         path.mkdir()
-        expected = "must be an OME-Zarr image of version 0.5"
+        expected = "must be a readable OME-Zarr image (0.4 or 0.5) or Zarr array"
+    else:
+        path = tmp_path / "volume.txt"
+        path.write_text("not a picture")
+        expected = "a volume must be a Zarr folder or end in .tif, .tiff,"
     facts = predicted(tmp_path, path)
     assert facts["state"] == "failed"
     assert expected in facts["reason"]

@@ -200,8 +200,8 @@ def sheet_rows(archive):
     return {
         row["volume"]: {
             **row,
-            "path": planning.located(row["path"], Path(RUN.results)),
-            "truth": planning.located(row.get("truth", ""), Path(RUN.results)),
+            "path": sheets.located(row["path"], Path(RUN.results)),
+            "truth": sheets.located(row.get("truth", ""), Path(RUN.results)),
         }
         for row in SHEETS[archive]
     }
@@ -217,7 +217,11 @@ def sheet_experiments(wildcards):
 def archive_key(archive):
     """What a plan is made from: sheet, volumes as they are, settings and the planner's code."""
     rows = sheet_rows(archive)
-    states = [planning.state_of_file(Path(row["path"])) for row in SHEETS[archive]]
+    states = [
+        planning.state_of_file(Path(path))
+        for row in SHEETS[archive]
+        for path in sheets.files_of(row["path"])
+    ]
     names = sorted({row["experiment"] for row in rows.values()})
     settings = [
         settled(name).model_dump(mode="json", include={"model", "patches", "predict"})
@@ -262,10 +266,10 @@ def sheet_file(column):
     def path(wildcards):
         rows = {row["volume"]: row for row in SHEETS[wildcards.archive]}
         place = rows[wildcards.volume].get(column, "")
-        datasets = planning.datasets_in([{"path": place}])
+        datasets = sheets.datasets_in([{"path": place}])
         if datasets:
             return expand(rules.prepare_dataset.output.images, dataset=datasets)
-        return [place] if place and Path(place).exists() else []
+        return sheets.files_of(place)
 
     return path
 
@@ -353,7 +357,7 @@ def shown_now(_wildcards):
 
 def archives_now(_wildcards):
     """Volumes of the archives to run and of all that the results folder holds."""
-    present = planning.read_present(Path("config/archives"), Path(RUN.results))
+    present = sheets.read_present(Path("config/archives"), Path(RUN.results))
     return {
         name: [row["volume"] for row in rows]
         for name, rows in (SHEETS | present).items()

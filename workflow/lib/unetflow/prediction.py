@@ -19,7 +19,8 @@ from unetflow.inference import Model, Region, load, probabilities
 from unetflow.intensity import Normalisation, histogram, normalisation
 from unetflow.progress import log, track
 from unetflow.settings import IntensitySettings, PredictSettings
-from unetflow.store import Image, create_image, open_image, open_volume, replacing, write_json
+from unetflow.store import Image, create_image, open_image, replacing, write_json
+from unetflow.volumes import open_volume
 
 # One region is computed while the next is read and the last one written; the network itself
 # already uses every CPU thread.
@@ -50,7 +51,7 @@ def normalisation_of(model: Model, image: Image) -> Normalisation:
         return Normalisation(tuple(facts["offset"]), tuple(facts["scale"]))
     pixels = image.region(tuple(slice(0, extent) for extent in image.spatial_shape))
     settings = IntensitySettings(**{name: facts[name] for name in IntensitySettings.model_fields})
-    return normalisation([histogram(channel, image.path.name) for channel in pixels], settings)
+    return normalisation([histogram(channel, image.name) for channel in pixels], settings)
 
 
 def predict_region(
@@ -141,7 +142,7 @@ def predict_image(
 
     regions = shard_regions(array, len(spatial))
     groups = [regions[i : i + REGIONS_AT_ONCE] for i in range(0, len(regions), REGIONS_AT_ONCE)]
-    for group in track(groups, f"predicting {image.path.name}", len(groups)):
+    for group in track(groups, f"predicting {image.name}", len(groups)):
         tasks = [dask.delayed(write)(region) for region in group]
         dask.compute(*tasks, scheduler="threads", num_workers=REGIONS_AT_ONCE)
 
@@ -160,7 +161,7 @@ def predict_images(
 
 
 def predict_block(
-    model: Path, volume: Path, prediction: Path, receipt: Path, job: dict[str, Any]
+    model: Path, volume: Path | str, prediction: Path, receipt: Path, job: dict[str, Any]
 ) -> None:
     """Predict one block of an archive's volume and write its receipt last.
 
@@ -172,13 +173,14 @@ def predict_block(
     model : Path
         Folder of `model.json` and `model.safetensors`.
     job : dict
-        The block's values in the plan: `tile` and `settings`.
+        The block's values in the plan: `tile`, `settings`, and `choice`: scene, time, channel and
+        level of the volume.
     """
     settings = PredictSettings(**job["settings"])
     loaded = load(model, settings.device, settings.precision)
     started, facts = time.monotonic(), {"state": "done", "reason": ""}
     try:
-        image = open_volume(volume)
+        image = open_volume(volume, **job["choice"])
         with replacing(prediction) as partial:
             predict_image(loaded, image, partial, job["tile"], settings)
     except ValueError as error:
