@@ -13,10 +13,19 @@ import pytest
 
 from unetflow.datasets.synthetic import synthesize
 from unetflow.report import figures, scores
+from unetflow.report.archive import archive_section
 from unetflow.report.page import build
 from unetflow.report.status import show
 from unetflow.settings import DatasetSettings, ExperimentSettings
-from unetflow.store import add_label, create_array, create_image, write_json, write_text
+from unetflow.store import (
+    add_label,
+    create_array,
+    create_image,
+    read_json,
+    remove,
+    write_json,
+    write_text,
+)
 
 TEMPLATE = Path(__file__).parents[2] / "workflow/report/index.html.j2"
 CHROMIUM = shutil.which("chromium")
@@ -378,6 +387,17 @@ def test_broken_and_partial_files_are_left_out(full: Results) -> None:
     assert "The picture cannot be read at the moment" in page.text
     assert "Border weights" not in page.text
     assert "1 done, 1 failed, 1 missing" in page.text
+
+
+def test_the_picture_of_a_volume_is_of_what_its_row_chose(half: Results) -> None:
+    path, folder = half.root / "volume.ome.zarr", half.root / "archives/tissue"
+    remove(path)
+    create_image(path, "tzyx", (2, 3, 64, 64), np.uint8, {})[...] = 1
+    assert archive_section(half.root, "tissue")["thumbnails"][0]["strip"] is None
+    plan = read_json(folder / "plan.json")
+    plan["volumes"]["good"]["time"] = "1"
+    write_json(folder / "plan.json", plan)
+    assert archive_section(half.root, "tissue")["thumbnails"][0]["strip"] is not None
 
 
 def test_variants_show_the_weights_that_another_of_the_family_made(full: Results) -> None:

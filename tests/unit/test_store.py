@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tifffile
 import zarr
 from hypothesis import given
 from hypothesis import settings as examples
@@ -23,7 +22,6 @@ from unetflow.store import (
     create_array,
     create_image,
     open_image,
-    open_volume,
     read_json,
     remove,
     replacing,
@@ -197,7 +195,7 @@ def test_labels_come_back_as_they_were_and_are_valid(tmp_path: Path, dtype: str)
 def test_a_label_can_be_opened_as_an_image(tmp_path: Path) -> None:
     create_image(tmp_path / "a", "yx", (4, 5), "u1", {})[...] = 1
     add_label(tmp_path / "a", "classes", "yx", np.eye(4, 5, dtype=np.uint8), {})
-    opened = open_volume(tmp_path / "a/labels/classes")
+    opened = open_image(tmp_path / "a/labels/classes")
     np.testing.assert_array_equal(opened.array[...], np.eye(4, 5))
 
 
@@ -309,83 +307,6 @@ def test_metadata_that_break_the_specification_are_refused(tmp_path: Path) -> No
     without_axes(tmp_path / "a")
     with pytest.raises(ValueError, match="axes"):
         validate(tmp_path / "a")
-
-
-# ------------------------------------------------------------------------------------ TIFF
-
-
-@pytest.mark.parametrize(("axes", "shape"), [("YX", (20, 30)), ("ZYX", (4, 20, 30))])
-@pytest.mark.parametrize("compression", [None, "zlib"])
-def test_a_tiff_is_a_volume(
-    tmp_path: Path, axes: str, shape: tuple[int, ...], compression: str | None
-) -> None:
-    pixels = np.random.default_rng(0).integers(0, 9999, shape).astype("u2")
-    path = tmp_path / "a.tif"
-    tifffile.imwrite(path, pixels, photometric="minisblack", compression=compression)
-    volume = open_volume(path)
-    assert volume.axes == axes.lower()
-    np.testing.assert_array_equal(volume.array[...], pixels)
-
-
-def test_channels_and_planes_of_an_ome_tiff_are_told_apart(tmp_path: Path) -> None:
-    pixels = np.arange(2 * 3 * 4 * 5, dtype="u1").reshape(2, 3, 4, 5)
-    path = tmp_path / "a.ome.tif"
-    tifffile.imwrite(path, pixels, metadata={"axes": "CZYX"}, photometric="minisblack")
-    volume = open_volume(path)
-    assert (volume.axes, volume.spatial_shape) == ("czyx", (3, 4, 5))
-    np.testing.assert_array_equal(volume.region((1, slice(None), slice(None))), pixels[:, 1])
-
-
-def test_a_tiff_is_read_as_far_as_it_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pixels = np.arange(8 * 64 * 64, dtype="u2").reshape(8, 64, 64)
-    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", compression="zlib")
-    asked: list[int] = []
-    original = tifffile.FileHandle.read
-
-    def counting(handle: tifffile.FileHandle, size: int = -1, /) -> bytes:
-        content = original(handle, size)
-        asked.append(len(content))
-        return content
-
-    volume = open_volume(tmp_path / "a.tif")
-    monkeypatch.setattr(tifffile.FileHandle, "read", counting)
-    np.testing.assert_array_equal(volume.region((2, slice(None), slice(None)))[0], pixels[2])
-    assert sum(asked) < (tmp_path / "a.tif").stat().st_size / 4
-
-
-def test_a_missing_volume_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"nothing\.tif: a volume must exist: .* the sheet\Z"):
-        open_volume(tmp_path / "nothing.tif")
-
-
-@pytest.mark.parametrize("compression", [None, "zlib"])
-@pytest.mark.parametrize("keep", [0.0, 0.001, 0.02, 0.5, 0.8])
-def test_a_truncated_tiff_is_refused_when_it_is_opened(
-    tmp_path: Path, keep: float, compression: str | None
-) -> None:
-    pixels = np.random.default_rng(0).integers(0, 255, (6, 64, 64)).astype("u1")
-    path = tmp_path / "a.tif"
-    tifffile.imwrite(path, pixels, photometric="minisblack", compression=compression)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(keep * len(content))])
-    with pytest.raises(ValueError, match=r"a\.tif: must be a readable TIFF file: ") as caught:
-        open_volume(path)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_file_that_is_no_tiff_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    (tmp_path / "a.tif").write_text("no picture")
-    with pytest.raises(ValueError, match=r"a\.tif: must be a readable TIFF file: .*; \w+"):
-        open_volume(tmp_path / "a.tif")
-
-
-def test_colours_beside_each_other_are_refused_as_axes(tmp_path: Path) -> None:
-    pixels = np.zeros((8, 9, 3), "u1")
-    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb")
-    with pytest.raises(ValueError, match=r"axes must be some of 'tczyx' .*: got 'yxc'"):
-        open_volume(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize(

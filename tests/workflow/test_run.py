@@ -9,11 +9,15 @@ import signal
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import zarr
 from conftest import EXPERIMENT, Project
+
+from unetflow.store import create_image
 
 pytestmark = pytest.mark.workflow
 
@@ -163,6 +167,34 @@ def test_a_repaired_volume_is_segmented_and_a_bad_truth_is_told(project: Project
     }
     project.snakemake()
     assert row() == ("done", "")
+
+
+def test_volumes_of_other_formats_are_segmented_and_the_old_are_left_alone(
+    project: Project,
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 64, 72), np.uint8)
+    with h5py.File(project.path / "stack.h5", "w") as file:
+        file["raw"], file["other"] = pixels, pixels
+    well = {"images": [{"path": "0"}, {"path": "1"}]}
+    plate = {"wells": [{"path": "A/1"}]}
+    for place, facts in (("plate.zarr", {"plate": plate}), ("plate.zarr/A/1", {"well": well})):
+        zarr.create_group(project.path / place, attributes={"ome": facts})
+    for image in ("0", "1"):
+        path = project.path / "plate.zarr/A/1" / image
+        create_image(path, "tyx", pixels.shape, pixels.dtype, {})[...] = pixels
+    sheet = project.path / "config/archives/tiny.tsv"
+    head, *rows = sheet.read_text().splitlines()
+    rows += ["stack\tstack.h5:/raw\ttiny\t\t", "plate\tplate.zarr\ttiny\t\t1"]
+    sheet.write_text("\n".join([f"{head}\ttime", *rows]) + "\n")
+    folder = project.path / "results/archives/tiny"
+    old = {path: path.stat().st_mtime_ns for path in folder.glob("*/summary.json")}
+    project.snakemake()
+    table = pd.read_csv(folder / "summary.tsv", sep="\t", index_col="volume")
+    assert set(table["state"]) == {"done"}
+    shapes = {"stack": "2x64x72", "plate-A1-0": "64x72", "plate-A1-1": "64x72"}
+    assert table["shape"].drop(["first", "second"]).to_dict() == shapes
+    assert old == {path: path.stat().st_mtime_ns for path in old}
+    assert project.would_run() == set()
 
 
 def test_a_new_row_leaves_the_other_volumes_alone(project: Project) -> None:

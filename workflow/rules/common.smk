@@ -8,7 +8,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from unetflow import experiments as settings_files
-from unetflow import planning, splits, states
+from unetflow import sheets, splits, states, volumes
 from unetflow.geometry import geometry_to_json
 from unetflow.provenance import code_digest
 from unetflow.settings import RunSettings
@@ -36,12 +36,10 @@ FAMILIES = in_one_line(settings_files.load_families, FOLDER, CHOSEN)
 EXPERIMENTS = {name: family[name] for name, family in FAMILIES.items()}
 in_one_line(settings_files.check_starts, CHOSEN, Path(RUN.results))
 DATASETS = in_one_line(settings_files.datasets_of, EXPERIMENTS, REGISTRY, OVERRIDE)
-SHEETS = in_one_line(
-    planning.read_sheets, Path("config/archives"), RUN.archives, CHOSEN
-)
+SHEETS = in_one_line(sheets.read_sheets, Path("config/archives"), RUN.archives, CHOSEN)
 ARCHIVES = list(SHEETS)
 for sheet in SHEETS.values():
-    for name in set(planning.datasets_in(sheet)) - set(DATASETS):
+    for name in set(sheets.datasets_in(sheet)) - set(DATASETS):
         DATASETS[name] = in_one_line(
             settings_files.find_dataset, name, REGISTRY, OVERRIDE
         )

@@ -227,8 +227,9 @@ def sheet_rows(archive):
     return {
         row["volume"]: {
             **row,
-            "path": planning.located(row["path"], Path(RUN.results)),
-            "truth": planning.located(row.get("truth", ""), Path(RUN.results)),
+            "path": sheets.located(row["path"], Path(RUN.results)),
+            "truth": sheets.located(row.get("truth", ""), Path(RUN.results)),
+            "mask": sheets.located(row.get("mask", ""), Path(RUN.results)),
         }
         for row in SHEETS[archive]
     }
@@ -244,7 +245,11 @@ def sheet_experiments(wildcards):
 def archive_key(archive):
     """What a plan is made from: sheet, volumes as they are, settings and the planner's code."""
     rows = sheet_rows(archive)
-    volumes = [states.state_of_file(Path(row["path"])) for row in SHEETS[archive]]
+    volumes = [
+        states.state_of_file(Path(path))
+        for row in SHEETS[archive]
+        for path in sheets.files_of(row["path"])
+    ]
     names = sorted({row["experiment"] for row in rows.values()})
     settings = [
         settled(name).model_dump(mode="json", include={"model", "patches", "predict"})
@@ -289,10 +294,10 @@ def sheet_file(column):
     def path(wildcards):
         rows = {row["volume"]: row for row in SHEETS[wildcards.archive]}
         place = rows[wildcards.volume].get(column, "")
-        datasets = planning.datasets_in([{"path": place}])
+        datasets = sheets.datasets_in([{"path": place}])
         if datasets:
             return expand(rules.prepare_dataset.output.images, dataset=datasets)
-        return [place] if place and Path(place).exists() else []
+        return sheets.files_of(place)
 
     return path
 
@@ -304,7 +309,7 @@ def volume_of_dataset(wildcards):
     What a block needs to know of them is among its values.
     """
     rows = {row["volume"]: row for row in SHEETS[wildcards.archive]}
-    datasets = planning.datasets_in([{"path": rows[wildcards.volume]["path"]}])
+    datasets = sheets.datasets_in([{"path": rows[wildcards.volume]["path"]}])
     return expand(rules.prepare_dataset.output.images, dataset=datasets)
 
 
@@ -317,7 +322,7 @@ def own_histograms(wildcards):
 def repaired(wildcards):
     """What tells a repaired volume from the one that a block has failed on."""
     path = rules.predict_block.output.receipt.format(**wildcards)
-    return states.repaired(Path(path), Path(planned(wildcards)["path"]))
+    return states.repaired(Path(path), planned(wildcards)["path"])
 
 
 def volume_row(wildcards):
@@ -408,7 +413,7 @@ def shown_now(_wildcards):
 
 def archives_now(_wildcards):
     """Volumes of the archives to run and of all that the results folder holds."""
-    present = planning.read_present(Path("config/archives"), Path(RUN.results))
+    present = sheets.read_present(Path("config/archives"), Path(RUN.results))
     return {
         name: [row["volume"] for row in rows]
         for name, rows in (SHEETS | present).items()

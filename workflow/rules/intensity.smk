@@ -37,6 +37,7 @@ rule measure_volume:
     params:
         code=code("measure_intensity.py"),
         image=lambda wildcards: planned(wildcards)["path"],
+        choice=lambda wildcards: volumes.choice_of(planned(wildcards)),
         known_by=lambda wildcards: volume_row(wildcards)["known_by"],
     script:
         "../scripts/measure_intensity.py"

@@ -66,7 +66,7 @@ checkpoint plan_archive:
     input:
         datasets=lambda wildcards: expand(
             rules.prepare_dataset.output,
-            dataset=planning.datasets_in(SHEETS[wildcards.archive]),
+            dataset=sheets.datasets_in(SHEETS[wildcards.archive]),
         ),
         plans=lambda wildcards: training_plans(
             {row["experiment"] for row in SHEETS[wildcards.archive]}

@@ -9,7 +9,7 @@ with log_to(snakemake.log[0]):
     evaluate_volume(
         read_json(Path(snakemake.input.summary)),
         paths={
-            "truth": Path(snakemake.params.truth),
+            "truth": snakemake.params.truth,
             "prediction": Path(snakemake.params.prediction),
             "segmentation": Path(snakemake.input.segmentation),
         },

@@ -5,6 +5,7 @@ from unetflow.progress import log_to
 
 with log_to(snakemake.log[0]):
     write_histograms(
-        Path(snakemake.params.image),
+        snakemake.params.image,
         output=Path(snakemake.output.histogram),
+        choice=snakemake.params.get("choice"),
     )

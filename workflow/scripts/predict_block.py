@@ -6,7 +6,7 @@ from unetflow.progress import log_to
 with log_to(snakemake.log[0]):
     predict_block(
         model=Path(snakemake.input.facts[0]).parent,
-        volume=Path(snakemake.params.volume),
+        volume=snakemake.params.volume,
         prediction=Path(snakemake.params.prediction),
         receipt=Path(snakemake.output.receipt),
         block=snakemake.params.settings,

@@ -23,17 +23,17 @@ from unetflow.store import (
     create_array,
     describe_image,
     full_shards,
-    open_volume,
     read_json,
     remove,
     shard_regions,
     write_json,
 )
+from unetflow.volumes import choice_of, open_volume
 
 
 def predict_block(
     model: Path,
-    volume: Path,
+    volume: str,
     prediction: Path,
     receipt: Path,
     block: Mapping[str, Any],
@@ -230,7 +230,7 @@ def finish_prediction(
     if not reasons:
         (first,) = {fact["array"] for fact in facts}
         keep_array(prediction, first)
-        image = open_volume(Path(row["path"]))
+        image = open_volume(row["path"], **choice_of(row))
         axes = "c" + axis_rules.spatial(image.axes)
         size, mean = image.voxel_size_um, settings.output != "classes"
         levels = add_levels(prediction, first, axes, size, mean)

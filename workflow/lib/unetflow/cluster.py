@@ -15,7 +15,7 @@ from unetflow.prediction import Job, load_for, open_job
 from unetflow.progress import Bar
 from unetflow.settings import PredictSettings
 
-Opened = tuple[Path, Path, PredictSettings, Mapping[str, Any], Path | None]
+Opened = tuple[Path, str, PredictSettings, Mapping[str, Any], Path | None]
 """Model, volume, settings, block and histograms, in paths that the workers see too."""
 
 
@@ -54,9 +54,9 @@ def predict_on_cluster(
     model, volume, settings, block, histograms = opened
     # Plain values, by which a worker knows what it has opened before.
     facts = (settings.model_dump_json(), json.dumps(block), str(histograms or ""))
-    plain = (str(model), str(volume), *facts)
+    plain = (str(model), volume, *facts)
     folder = str(Path(array.store.root).resolve())  # type: ignore[attr-defined]
-    bar = Bar(f"predicting {volume.name}", len(regions))
+    bar = Bar(f"predicting {volume}", len(regions))
     with Client(address) as client:
         tasks = {
             client.submit(predict_region, plain, folder, bounds(region), pure=False): region
@@ -83,5 +83,5 @@ def opened_once(model: str, volume: str, settings: str, block: str, histograms: 
     chosen = PredictSettings.model_validate_json(settings)
     loaded = load_for(chosen, Path(model))
     return open_job(
-        loaded, Path(volume), chosen, json.loads(block), Path(histograms) if histograms else None
+        loaded, volume, chosen, json.loads(block), Path(histograms) if histograms else None
     )

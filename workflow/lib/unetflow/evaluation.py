@@ -23,11 +23,11 @@ from unetflow.store import (
     NOT_ANNOTATED,
     Image,
     open_image,
-    open_volume,
     read_json,
     write_json,
     write_text,
 )
+from unetflow.volumes import open_volume
 
 
 def score_plane(
@@ -182,7 +182,7 @@ def evaluate_images(
 
 def evaluate_volume(
     summary: Mapping[str, Any],
-    paths: Mapping[str, Path],
+    paths: Mapping[str, Path | str],
     output: Path,
     model: Mapping[str, Any],
     settings: EvaluateSettings,
@@ -197,13 +197,13 @@ def evaluate_volume(
     summary : mapping
         The volume's `summary.json`.
     paths : mapping
-        Of `truth` (OME-Zarr with labels, or a label image as OME-Zarr or TIFF), `prediction` and
+        Of `truth` (OME-Zarr with labels, or a label image in any format), `prediction` and
         `segmentation`.
     """
     rows: list[dict[str, Any]] = []
     if summary["state"] == "done":
         prediction, segmentation = (
-            open_image(paths[name]) for name in ("prediction", "segmentation")
+            open_image(Path(paths[name])) for name in ("prediction", "segmentation")
         )
         shape, names = segmentation.array.shape, model["class_names"]
         try:

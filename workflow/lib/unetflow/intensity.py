@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetflow.settings import IntensitySettings
-from unetflow.store import open_volume, read_json, write_json
+from unetflow.store import read_json, write_json
+from unetflow.volumes import open_volume
 
 BINS = 65536
 SLAB = 2**24
@@ -164,17 +165,25 @@ def read_histograms(path: Path) -> list[Histogram]:
     return [Histogram(**channel) for channel in read_json(path)["channels"]]
 
 
-def write_histograms(image_path: Path, output: Path) -> None:
-    """Write the histograms, one per channel, of an image or a volume larger than memory."""
-    image = open_volume(image_path)
+def write_histograms(
+    place: Path | str, output: Path, choice: Mapping[str, str] | None = None
+) -> None:
+    """Write the histograms, one per channel, of an image or a volume larger than memory.
+
+    Parameters
+    ----------
+    choice : mapping, optional
+        Scene, time, channel and level of the volume.
+    """
+    image = open_volume(place, **(choice or {}))
     parts = (
-        [count(channel, image_path.name) for channel in image.region(slab)]
+        [count(channel, image.name) for channel in image.region(slab)]
         for slab in slabs(image.spatial_shape)
     )
     merged = reduce(lambda *pair: [merge(of) for of in zip(*pair, strict=True)], parts)
-    channels = [varied(channel, image_path.name) for channel in merged]
+    channels = [varied(channel, image.name) for channel in merged]
     facts = [channel.to_json() for channel in channels]
-    write_json(output, {"image": image_path.name, "channels": facts})
+    write_json(output, {"image": image.name, "channels": facts})
 
 
 def slabs(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:

@@ -219,7 +219,7 @@ def cut_patches(source: Source, output: Path, settings: PatchesSettings) -> None
         ]
         for start in track(range(0, count, shard), "cutting patches", -(-count // shard)):
             seeds = [
-                patch_seed(settings.seed, source.image.path.name, number)
+                patch_seed(settings.seed, source.image.name, number)
                 for number in range(start, min(start + shard, count))
             ]
             parts: list[list[NDArray[Any]]] = [[] for _ in stored]
@@ -234,7 +234,7 @@ def cut_patches(source: Source, output: Path, settings: PatchesSettings) -> None
                 array[start : start + len(seeds)] = np.stack(part)
         group.attrs.update(
             {
-                "source": source.image.path.name,
+                "source": source.image.name,
                 "seeds": [row["seed"] for row in rows],
                 "centres": [row["centre"] for row in rows],
                 "class_counts": class_counts[:NOT_ANNOTATED].tolist(),
@@ -254,7 +254,7 @@ def cut_patches(source: Source, output: Path, settings: PatchesSettings) -> None
 def described(number: int, source: Source, patch: Patch) -> dict[str, Any]:
     """Row of a patch in the table."""
     return {
-        "image": source.image.path.name,
+        "image": source.image.name,
         "patch": number,
         "seed": patch.seed,
         "centre": list(patch.centre),

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 import re
-import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +16,11 @@ from unetflow import axes as axis_rules
 from unetflow.geometry import reach
 from unetflow.orientations import Region, bounds
 from unetflow.predicted import stored_dtype
-from unetflow.reading import read_text
 from unetflow.settings import ExperimentSettings
 from unetflow.states import data_of, known_by
-from unetflow.store import Image, full_shards, open_volume, write_json
+from unetflow.store import Image, full_shards, write_json
 from unetflow.tile_plan import TilePlan, choose_tile, plan_of, trace
-
-REQUIRED = ("volume", "path", "experiment")
-OPTIONAL = ("truth", "region", "mask")
+from unetflow.volumes import choice_of, open_volume
 
 # Settings of prediction that say how a volume is divided, not what is predicted.
 FOR_THE_PLAN = ("tile", "memory_gb", "block_minutes", "input_checksum")
@@ -41,115 +35,6 @@ HOURS_LEFT = 4
 """Times as long as estimated that a job may take before a cluster ends it."""
 
 
-def read_sheet(path: Path) -> list[dict[str, str]]:
-    """Rows of an archive's sheet, a TSV with a row for each volume.
-
-    Its columns are volume, path and experiment, and maybe truth, region and mask.
-
-    Raises
-    ------
-    ValueError
-        One line, for a sheet that is missing, is no UTF-8, has no rows, lacks a column, has an
-        unknown or a repeated one, or names a volume twice or with other characters than letters,
-        digits, - and _.
-    """
-    if not path.is_file():
-        known = sorted(sheet.stem for sheet in path.parent.glob("*.tsv"))
-        close = difflib.get_close_matches(path.stem, known, n=1)
-        hint = f"the nearest is {close[0]}" if close else f"known are {', '.join(known) or 'none'}"
-        raise ValueError(f"archives: {path} must exist: found none; {hint}")
-    # utf-8-sig: spreadsheets put a mark before the first column.
-    lines = read_text(path, "utf-8-sig").splitlines()
-    cells = [[cell.strip() for cell in line.split("\t")] for line in lines if line.strip("\t ")]
-    head, *rows = [row for row in cells if not row[0].startswith("#")] or [[]]
-    while head and not head[-1]:
-        head.pop()
-    repeated = sorted({column for column in head if head.count(column) > 1})
-    if repeated:
-        raise ValueError(f"{path}: columns must differ: got {repeated} more than once; remove one")
-    longer = [row for row in rows if any(row[len(head) :])]
-    if longer:
-        raise ValueError(
-            f"{path}: a row must have the cells of the head, {len(head)}: got {len(longer[0])} in "
-            f"the row of {longer[0][0]!r}; remove the others"
-        )
-    full = [(row + [""] * len(head))[: len(head)] for row in rows]
-    table = pd.DataFrame(full, columns=head, dtype=str)
-    missing = [column for column in REQUIRED if column not in table]
-    unknown = [column for column in table if column not in REQUIRED + OPTIONAL]
-    if missing or unknown:
-        raise ValueError(
-            f"{path}: columns must be {', '.join(REQUIRED)} and maybe {', '.join(OPTIONAL)}, "
-            f"separated by tabs: missing {missing}, unknown {unknown}"
-        )
-    bad = table["volume"][~table["volume"].str.fullmatch("[A-Za-z0-9_-]+")]
-    twice = table["volume"][table["volume"].duplicated()]
-    if len(bad) or len(twice):
-        name = bad.iloc[0] if len(bad) else twice.iloc[0]
-        raise ValueError(
-            f"{path}: volumes must have different names of letters, digits, - and _: got {name!r}"
-            f"{'' if len(bad) else ' twice'}; rename it"
-        )
-    for column in ("path", "experiment"):
-        empty = table["volume"][table[column] == ""]
-        if len(empty):
-            raise ValueError(
-                f"{path}: a volume must have its {column}: got none for {empty.iloc[0]!r}; add it"
-            )
-    if not rows:
-        raise ValueError(
-            f"{path}: must have a row for each volume: got none; add them below the head"
-        )
-    return [
-        {str(key): str(value) for key, value in row.items()} for row in table.to_dict("records")
-    ]
-
-
-def read_sheets(
-    folder: Path, names: Sequence[str], experiments: Mapping[str, ExperimentSettings]
-) -> dict[str, list[dict[str, str]]]:
-    """Sheets of the named archives, without those whose rows name an experiment that is not run.
-
-    Leaving one out is told in a line on the terminal: its networks will not be trained.
-    """
-    sheets = {}
-    for name in names:
-        rows = read_sheet(folder / f"{name}.tsv")
-        absent = sorted({row["experiment"] for row in rows} - set(experiments))
-        if absent:
-            print(
-                f"archive {name} is left out: it needs the experiment {', '.join(absent)}, which "
-                "is not among those to run",
-                file=sys.stderr,
-            )
-        else:
-            sheets[name] = rows
-    return sheets
-
-
-def read_present(folder: Path, results: Path) -> dict[str, list[dict[str, str]]]:
-    """Sheets of the archives in a results folder, as far as `folder` still has them."""
-    present = {}
-    for name in sorted(path.name for path in (results / "archives").glob("*")):
-        with suppress(ValueError):
-            present[name] = read_sheet(folder / f"{name}.tsv")
-    return present
-
-
-def datasets_in(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Names of the datasets that the rows of a sheet take volumes from."""
-    places = [row[column] for row in rows for column in ("path", "truth") if row.get(column)]
-    return sorted({place[8:].split("/")[0] for place in places if place.startswith("dataset:")})
-
-
-def located(place: str, results: Path) -> str:
-    """Path of a volume: that of an image for `dataset:NAME/IMAGE`, else the place itself."""
-    if not place.startswith("dataset:"):
-        return place
-    dataset, _, image = place[8:].partition("/")
-    return str(results / "datasets" / dataset / "images.ome.zarr" / image)
-
-
 def plan_archive(
     volumes: Mapping[str, Mapping[str, str]],
     experiments: Mapping[str, ExperimentSettings],
@@ -160,7 +45,7 @@ def plan_archive(
 
     Parameters
     ----------
-    volumes : mapping of volume to its row, whose `path` is a file or folder here
+    volumes : mapping of volume to its row, whose `path` is a file, folder or URL
     experiments : mapping of the experiments that the rows name
     key : str
         Says what the plan was made from.
@@ -168,7 +53,7 @@ def plan_archive(
     planned = {}
     for volume, row in volumes.items():
         try:
-            image = open_volume(Path(row["path"]))
+            image = open_volume(row["path"], **choice_of(row))
             planned[volume] = plan_volume(image, row, experiments[row["experiment"]])
         except (OSError, ValueError) as error:
             # A bad volume is a result: the others go on, and the summary says why this one cannot.
@@ -227,9 +112,10 @@ def plan_volume(
         )
     within, mask = parse_region(row.get("region", ""), image), row.get("mask", "")
     wanted = {
+        "choice": choice_of(row),
         "within": bounds(within or ()),
         "mask": mask,
-        "mask_known_by": known_by(open_volume(Path(mask))) if mask else [],
+        "mask_known_by": known_by(open_volume(mask)) if mask else [],
     }
     tile = tile_of(image, experiment)
     rate = voxels_a_minute(tile, image, experiment)
@@ -382,7 +268,8 @@ def plan_block(
     -------
     dict
         `job` with `tile`, `settings`, `region` and `reads` (start and stop along each spatial
-        axis), `within` and `mask` (what of the volume is wanted, or nothing), `volume` and
+        axis), `choice` (scene, time, channel and level), `within` and `mask` (what of the volume
+        is wanted, or nothing), `volume` and
         `mask_known_by` (what tells their data from other data); `shards` along each axis, `mem_mb`,
         `disk_mb` and `runtime` in minutes.
     """
@@ -441,4 +328,4 @@ def job_bytes(image: Image, tile: TilePlan, experiment: ExperimentSettings) -> i
     # stored, twice.
     plane = math.prod(extents[-dimensions:]) * CLASSES * 4
     kept = 2 * math.prod(extents) * channels_of(experiment) * bytes_of(experiment)
-    return tile.peak_bytes + pixels + 4 * plane + kept
+    return int(tile.peak_bytes + pixels + 4 * plane + kept)

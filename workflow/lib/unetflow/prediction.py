@@ -28,12 +28,12 @@ from unetflow.store import (
     Image,
     create_image,
     open_image,
-    open_volume,
     read_json,
     replacing,
     shard_regions,
 )
 from unetflow.tile_plan import choose_tile
+from unetflow.volumes import open_volume
 
 
 def normalisation_of(
@@ -69,7 +69,7 @@ def normalisation_of(
     if own is not None:
         return normalisation([Histogram(**channel) for channel in own], settings)
     pixels = image.region(tuple(slice(0, extent) for extent in image.spatial_shape))
-    return normalisation([histogram(channel, image.path.name) for channel in pixels], settings)
+    return normalisation([histogram(channel, image.name) for channel in pixels], settings)
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def load_for(settings: PredictSettings, folder: Path) -> Model:
 
 def open_job(
     model: Model,
-    volume: Path,
+    volume: str,
     settings: PredictSettings,
     block: Mapping[str, Any],
     histograms: Path | None,
@@ -245,10 +245,10 @@ def open_job(
     ValueError
         If volume or mask cannot be read, or do not suit the model or each other.
     """
-    image = open_volume(volume)
+    image = open_volume(volume, **block["choice"])
     own = read_json(histograms)["channels"] if histograms else None
     within = tuple(slice(*part) for part in block["within"]) if block["within"] else None
-    mask = open_volume(Path(block["mask"])) if block["mask"] else None
+    mask = open_volume(block["mask"]) if block["mask"] else None
     if mask is not None and mask.spatial_shape != image.spatial_shape:
         raise ValueError(
             f"{mask.path}: a mask must have the extents of its volume, {image.spatial_shape}: got "
@@ -282,7 +282,7 @@ def predict_regions(
         waited.
     """
     busy: list[tuple[float, float]] = []
-    bar = Bar(f"predicting {job.image.path.name}", len(regions))
+    bar = Bar(f"predicting {job.image.name}", len(regions))
 
     def read(region: Region, _: None) -> Read | None:
         return job.read(region)
@@ -390,5 +390,5 @@ def tile_of(model: Model, image: Image, settings: PredictSettings) -> Sequence[i
         model.precision,
         "gpu" if device == "cuda" else "cpu",
     )
-    log(f"{image.path.name}: {plan.count} tiles of at most {plan.tile}, waste {plan.waste:.2f}")
+    log(f"{image.name}: {plan.count} tiles of at most {plan.tile}, waste {plan.waste:.2f}")
     return plan.tile

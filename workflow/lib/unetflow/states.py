@@ -10,6 +10,9 @@ from typing import Any
 
 from unetflow.orientations import Region
 from unetflow.store import Image, read_json
+from unetflow.volumes import file_of
+
+METADATA = ("zarr.json", ".zattrs", ".zarray")
 
 
 def current_plan(path: Path, key: str) -> dict[str, Any] | None:
@@ -29,23 +32,26 @@ def digest(*facts: Any) -> str:
 def state_of_file(path: Path) -> tuple[int, int] | None:
     """Size in bytes and time of change in ns of a volume; None where there is none.
 
-    Of an OME-Zarr image those of its metadata: a folder's time says nothing of its files.
+    Of a Zarr folder those of its metadata: a folder's time says nothing of its files.
     """
-    for place in (path / "zarr.json", path):
+    for place in (*(path / name for name in METADATA), path):
         with suppress(OSError):
             status = place.stat()
             return status.st_size, status.st_mtime_ns
     return None
 
 
-def state_of_files(place: Path) -> str:
-    """Digest of the names, sizes and times of a volume's files."""
-    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+def state_of_files(place: str) -> str:
+    """Digest of the names, sizes and times of a volume's files; nothing of a URL."""
+    path = file_of(place)
+    if path is None:
+        return ""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
     states = [(str(file), file.stat()) for file in files if file.is_file()]
     return digest([(name, state.st_size, state.st_mtime_ns) for name, state in states])
 
 
-def repaired(receipt: Path, volume: Path) -> str:
+def repaired(receipt: Path, volume: str) -> str:
     """What tells a repaired volume from the one that a block has failed on; else what was told.
 
     Files of a volume that is read without fault are not looked at: there may be millions.
@@ -63,11 +69,18 @@ def repaired(receipt: Path, volume: Path) -> str:
 def known_by(image: Image) -> list[Any]:
     """What tells a volume's data from other data, which its predictions would not belong to.
 
-    Of a file size and time of change, of an array of many files its data type and chunks.
+    Of a file size and time of change; of a Zarr folder, which may grow, its metadata but the
+    extents; of a URL the data type.
     """
-    if image.path.is_file():
-        return list(state_of_file(image.path) or ())
-    return [str(image.array.dtype), list(image.array.chunks)]
+    path = file_of(str(image.path))
+    if path is not None and path.is_file():
+        return list(state_of_file(path) or ())
+    files = [path / name for name in METADATA if (path / name).is_file()] if path else []
+    facts = [read_json(file) for file in files]
+    for of in facts:
+        of.pop("shape", None)
+        of.pop("consolidated_metadata", None)  # repeats those of the arrays
+    return [str(image.array.dtype), digest(facts)]
 
 
 def data_of(image: Image, reads: Region) -> list[str]:

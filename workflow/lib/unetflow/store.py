@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import numpy as np
@@ -268,19 +267,43 @@ def add_label(
     parent.attrs["ome"] = {"version": "0.5", "labels": names}
 
 
+class Pixels(Protocol):
+    """What is read as it is asked for: a Zarr array, or what looks like one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extent of each axis."""
+
+    @property
+    def dtype(self) -> Any:
+        """NumPy's type of a pixel."""
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """Pixels of a region: an int or a slice for each axis, or an ellipsis for all."""
+
+
 @dataclass(frozen=True)
 class Image:
-    """An opened OME-Zarr image: its full-resolution array, axes and voxel size."""
+    """An opened image: its array, axes and voxel size; its path may be a URL."""
 
-    path: Path
-    array: zarr.Array[Any]
+    path: Path | str
+    array: Pixels
     axes: str
     voxel_size_um: dict[str, float]
 
+    @property
+    def name(self) -> str:
+        """Last part of its path."""
+        return str(self.path).rstrip("/").rpartition("/")[2]
+
     def label(self, name: str) -> zarr.Array[Any] | None:
         """Return the array of a label image, or None where the image has none of that name."""
-        folder = self.path / "labels" / name
-        return zarr.open_array(folder / "0", mode="r") if folder.is_dir() else None
+        place = f"{self.path}/labels/{name}"
+        try:
+            zarr.open_group(place, mode="r")
+        except FileNotFoundError:
+            return None
+        return zarr.open_array(f"{place}/0", mode="r")
 
     def planes(self) -> Iterator[tuple[int, ...]]:
         """Indices of the planes of an image with axes (c)(z)yx: (), or (z,)."""
@@ -338,35 +361,3 @@ def validate(path: Path) -> None:
     is_label = path.parent.name == "labels"
     check = ImageLabel.from_zarr if is_label else ImageModel.from_zarr
     check(zarr.open_group(path, mode="r"))
-
-
-def open_volume(path: Path) -> Image:
-    """Open an OME-Zarr image, or a TIFF file as a lazily read image.
-
-    Raises
-    ------
-    ValueError
-        If the path is missing or neither of them.
-    """
-    if not path.exists():
-        raise ValueError(
-            f"{path}: a volume must exist: found nothing; correct the path in the sheet"
-        )
-    if path.is_dir():
-        return open_image(path)
-    from unetflow.tiff import open_tiff
-
-    file = open_tiff(path)
-    try:
-        axes = file.series[0].axes.lower().replace("s", "c").replace("q", "z").replace("i", "z")
-        store = file.aszarr()
-        array = zarr.open_array(store, mode="r")
-    except Exception as error:  # decoders raise whatever they like for a broken file
-        file.close()
-        raise ValueError(
-            f"{path}: must be a readable TIFF file: {error}; convert it to OME-Zarr"
-        ) from error
-    # The array is read as long as it is there; nobody else closes its file.
-    weakref.finalize(store, file.close)
-    axis_rules.check(axes, array.shape, str(path))
-    return Image(path, array, axes, {})

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import fsspec
 import tifffile
 
 
-def open_tiff(path: Path) -> tifffile.TiffFile:
-    """Return an opened TIFF file all of whose pages and pixels are there.
+def open_tiff(path: Path | str) -> tifffile.TiffFile:
+    """Return an opened TIFF file all of whose pages and pixels are there; a text may be a URL.
 
     tifffile reads a file that was cut between two pages as one of fewer pages.
 
@@ -23,8 +24,9 @@ def open_tiff(path: Path) -> tifffile.TiffFile:
     file = None
     try:
         with strict():
-            file = tifffile.TiffFile(path)
-            size = path.stat().st_size
+            opened = fsspec.open(path).open() if "://" in str(path) else path
+            file = tifffile.TiffFile(opened, name=str(path))
+            size = file.filehandle.size
             for page in file.pages:
                 parts = zip(page.dataoffsets, page.databytecounts, strict=True)
                 if max((start + count for start, count in parts), default=0) > size:

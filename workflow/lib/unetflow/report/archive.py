@@ -9,6 +9,7 @@ from typing import Any
 
 from unetflow.report import figures, scores, sources
 from unetflow.report.sources import attempt, facts
+from unetflow.volumes import choice_of
 
 THUMBNAILS = 12
 ROWS = 1000
@@ -80,18 +81,22 @@ def cell(value: Any) -> Any:
 def thumbnails(name: str, folder: Path, rows: list[dict[Any, Any]]) -> list[dict[str, Any]]:
     """Middle planes of the first volumes that are done, with the contours of their instances."""
     done = [row for row in rows if row["state"] == "done"][:THUMBNAILS]
+    planned = facts(folder / "plan.json").get("volumes", {})
+    choices = {row["volume"]: choice_of(planned.get(row["volume"], {})) for row in done}
     return [
         {
             "volume": row["volume"],
-            "strip": attempt(partial(thumbnail, name, row), folder),
+            "strip": attempt(partial(thumbnail, name, row, choices[row["volume"]]), folder),
         }
         for row in done
     ]
 
 
-def thumbnail(name: str, row: Mapping[str, Any], folder: Path) -> figures.Strip:
+def thumbnail(
+    name: str, row: Mapping[str, Any], choice: Mapping[str, str], folder: Path
+) -> figures.Strip:
     """Return one volume's middle plane with contours."""
-    plane = sources.volume_plane(Path(str(row["path"])))
+    plane = sources.volume_plane(str(row["path"]), **choice)
     labels = sources.labels_plane(folder / str(row["volume"]) / "segmentation.ome.zarr")
     by = figures.factor(plane, figures.THUMBNAIL)
     strip = figures.strip(f"archive-{name}-{row['volume']}", plane, by)

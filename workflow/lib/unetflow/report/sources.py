@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from unetflow.predicted import probabilities
 from unetflow.progress import log
-from unetflow.store import open_image, open_volume, read_json
+from unetflow.store import open_image, read_json
+from unetflow.volumes import open_volume
 
 Value = TypeVar("Value")
 
@@ -154,13 +155,12 @@ def plane_of(array: Any) -> NDArray[Any]:
     return np.asarray(array[(*middle(array.shape), *window(array.shape))])
 
 
-def volume_plane(path: Path) -> NDArray[Any]:
-    """Window of the middle plane of the first channel of an OME-Zarr image or a TIFF file."""
-    image = open_volume(path)
-    array: Any = image.array
+def volume_plane(place: Path | str, **choice: str) -> NDArray[Any]:
+    """Window of the middle plane of the first channel of a volume, or of those chosen."""
+    image = open_volume(place, **choice)
     shape = image.spatial_shape
-    lead = (0,) * (array.ndim - len(shape))
-    return np.asarray(array[(*lead, *middle(shape), *window(shape))])
+    lead = (0,) * (len(image.axes) - len(shape))
+    return np.asarray(image.array[(*lead, *middle(shape), *window(shape))])
 
 
 def labels_plane(path: Path) -> NDArray[Any]:
