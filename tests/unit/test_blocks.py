@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from small_model import OFFSET, SCALE, TILE, grey, settings, small_shards, whole, write_model
 
 from unetflow import planning, store
-from unetflow.blocks import finish_prediction, predict_block
+from unetflow.blocks import finish_prediction, predict_block, predict_pack
 from unetflow.inference import load
 from unetflow.planning import plan_archive
 from unetflow.prediction import Job
@@ -215,7 +215,8 @@ for name, extent in {"CHUNK": 16, "SHARD": 32, "CUBE": 8, "CUBES": 16}.items():
 here = Path(sys.argv[1])
 block = read_json(here / "plan.json")["volumes"]["v"]["blocks"]["0_0"]["job"]
 out = here / "v/prediction.ome.zarr"
-predict_block(here / "model", str(here / "image"), out, here / "v/prediction_blocks/0_0.json", block, "")
+receipt = here / "v/prediction_blocks/0_0.json"
+predict_block(here / "model", str(here / "image"), out, receipt, block, "")
 """
 
 
@@ -395,6 +396,28 @@ def test_a_mask_of_other_extents_is_a_failed_receipt(tmp_path: Path) -> None:
     assert (
         "a mask must have the extents of its volume, (3, 40, 35): got (40, 35)" in facts["reason"]
     )
+
+
+def test_volumes_that_share_a_job_are_predicted_as_alone_and_one_may_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # blocks of ordinary size
+    write_model(tmp_path / "model")
+    of, members = experiment(), {}
+    pixels = volume(tmp_path / "image", (40, 35))
+    for name, path in {"v": tmp_path / "image", "bad": tmp_path / "nothing"}.items():
+        plan = planned(tmp_path, tmp_path / "image", of)
+        (block,) = plan["blocks"]
+        job = plan["blocks"][block]["job"]
+        facts = {"block": block, "job": job, "repaired": "", "histograms": ""}
+        members[name] = {"path": str(path), **facts}
+    for _ in range(2):
+        predict_pack(tmp_path / "model", tmp_path, members, tmp_path / "v/pack.json", "code")
+        assert read_json(tmp_path / "v/pack.json") == {"v": "done", "bad": "failed"}
+    found = finished(tmp_path, plan, of).array
+    np.testing.assert_allclose(found[...], expected(tmp_path, pixels, 2), atol=1e-5)
+    reason = read_json(tmp_path / "bad/prediction_blocks" / f"{block}.json")["reason"]
+    assert "a volume must exist" in reason
 
 
 def test_coarser_levels_are_means_of_the_finest(tmp_path: Path, small_shards: None) -> None:

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 import zarr
 
-from unetflow.planning import plan_archive
+from unetflow.planning import OPENING_MINUTES, plan_archive
 from unetflow.settings import ExperimentSettings
 from unetflow.states import current_plan
 from unetflow.store import create_image, read_json
@@ -152,3 +152,38 @@ def test_a_plan_is_current_for_its_own_key_alone(tmp_path: Path) -> None:
     assert found is not None
     assert list(found["volumes"]) == ["a"]
     assert current_plan(tmp_path / "plan.json", "another") is None
+
+
+def test_small_volumes_share_jobs_and_keep_them_when_rows_are_appended(tmp_path: Path) -> None:
+    paths = {f"v{i}": volume(tmp_path / f"v{i}") for i in range(7)}
+
+    def packs(names: list[str], minutes: float) -> dict[str, str]:
+        rows = {name: {"path": str(paths[name]), "experiment": "one"} for name in names}
+        of = ExperimentSettings(
+            dataset="isbi2012",
+            model={"width": 8, "depth": 2},
+            patches={"tile": 76},
+            predict={"block_minutes": minutes},
+        )
+        plan_archive(rows, {"one": of}, tmp_path / "plan.json", "key")
+        planned = read_json(tmp_path / "plan.json")["volumes"]
+        return {name: plan["pack"] for name, plan in planned.items() if "pack" in plan}
+
+    every = [*paths]
+    alone = read_minutes(tmp_path, paths["v0"])
+    three = packs(every, 3.5 * alone)
+    assert [*three.values()] == ["v0"] * 3 + ["v3"] * 3 + ["v6"]
+    assert packs(every[:4], 3.5 * alone) == {name: three[name] for name in every[:4]}
+    assert set(packs(every, 1000).values()) == {"v0"}
+    assert packs(every, 1.5 * alone) == {}, "none is less than half of a job"
+
+
+def read_minutes(tmp_path: Path, path: Path) -> float:
+    """Work of a volume, with its opening."""
+    of = ExperimentSettings(
+        dataset="isbi2012", model={"width": 8, "depth": 2}, patches={"tile": 76}
+    )
+    row = {"v": {"path": str(path), "experiment": "one"}}
+    plan_archive(row, {"one": of}, tmp_path / "plan.json", "key")
+    minutes = read_json(tmp_path / "plan.json")["volumes"]["v"]["minutes"]
+    return float(minutes) + OPENING_MINUTES

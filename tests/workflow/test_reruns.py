@@ -17,7 +17,7 @@ AFTER_TRAINING = {
     "evaluate_images",
     "summarise_experiment",
     "verify_tiling",
-    "predict_block",
+    "predict_pack",
     "finish_prediction",
     "segment_volume",
     "evaluate_volume",

@@ -24,6 +24,12 @@ def maker(name, settings):
 
 def current(path, key):
     """Plain data that a checkpoint wrote before, unless it was made from something else."""
+    return read_current(path, key, states.state_of_file(Path(path)))
+
+
+@cache
+def read_current(path, key, _state):
+    """The same, read once as long as the file stays as it is."""
     return states.current_plan(Path(path), key)
 
 
@@ -342,12 +348,98 @@ def block(wildcards):
 
 
 def receipts(wildcards):
+    """Receipts of all blocks of a volume, or that of the pack that it shares a job with."""
+    plan = planned(wildcards)
+    if "pack" in plan:
+        return expand(
+            rules.predict_pack.output.pack,
+            archive=wildcards.archive,
+            volume=plan["pack"],
+        )
+    return receipts_of_volume(wildcards)
+
+
+def receipts_of_volume(wildcards):
     """Receipts of all blocks of a volume."""
     return expand(
         rules.predict_block.output.receipt,
+        archive=wildcards.archive,
+        volume=wildcards.volume,
         block=planned(wildcards)["blocks"],
-        allow_missing=True,
     )
+
+
+def pack(wildcards):
+    """Plans of the volumes that share a job, by the first of them."""
+    planned(wildcards)
+    path = f"{RUN.results}/archives/{wildcards.archive}/plan.json"
+    state = states.state_of_file(Path(path))
+    return packs(path, archive_key(wildcards.archive), state)[wildcards.volume]
+
+
+@cache
+def packs(path, key, state):
+    """Plans of volumes that share jobs, in groups by the first of each."""
+    groups = {}
+    for volume, plan in read_current(path, key, state)["volumes"].items():
+        groups.setdefault(plan.get("pack"), {})[volume] = plan
+    return groups
+
+
+def only_block(plan):
+    """The only block of a small volume."""
+    return next(iter(plan["blocks"].values()))
+
+
+def most_in_pack(wildcards, need):
+    """Largest need among volumes that share a job."""
+    return max(only_block(plan)[need] for plan in pack(wildcards).values())
+
+
+def sum_in_pack(wildcards, need):
+    """Needs of volumes that share a job together."""
+    return sum(only_block(plan)[need] for plan in pack(wildcards).values())
+
+
+def members_of_pack(wildcards):
+    """Values of the volumes that share a job."""
+    own = own_histograms(wildcards)
+    members = {}
+    for volume, plan in pack(wildcards).items():
+        (name,) = plan["blocks"]
+        place = {"archive": wildcards.archive, "volume": volume}
+        receipt = rules.predict_block.output.receipt.format(block=name, **place)
+        members[volume] = {
+            "path": plan["path"],
+            "block": name,
+            "job": only_block(plan)["job"],
+            "repaired": states.repaired(Path(receipt), plan["path"]),
+            "histograms": own.format(**place) if own else "",
+        }
+    return members
+
+
+def datasets_of_pack(wildcards):
+    """Images of the datasets that volumes which share a job belong to."""
+    rows = [
+        row for row in SHEETS[wildcards.archive] if row["volume"] in pack(wildcards)
+    ]
+    return expand(rules.prepare_dataset.output.images, dataset=sheets.datasets_in(rows))
+
+
+def own_histograms_of_pack(wildcards):
+    """Histograms of volumes whose model normalises by the volume's own."""
+    return [
+        of["histograms"]
+        for of in members_of_pack(wildcards).values()
+        if of["histograms"]
+    ]
+
+
+def code_of_pack(wildcards):
+    """Digest of the code that predicts volumes which share a job."""
+    network = EXPERIMENTS[experiment_of(wildcards)].model.network
+    return code("predict_pack.py", f"models.{network}")
 
 
 def every_fold(output):

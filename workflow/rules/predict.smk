@@ -121,6 +121,36 @@ rule predict_block:
         "../scripts/predict_block.py"
 
 
+rule predict_pack:
+    """Predict small volumes that share a job, named by the first of them."""
+    input:
+        facts=final_network(rules.train_model.output.facts),
+        weights=final_network(rules.train_model.output.weights),
+        volumes=datasets_of_pack,
+        histograms=own_histograms_of_pack,
+    output:
+        pack="<results>/archives/{archive}/{volume}/pack.json",
+    log:
+        "<logs>/predict/archives/{archive}/{volume}/pack.log",
+    benchmark:
+        "<costs>/predict/archives/{archive}/{volume}_pack.tsv"
+    retries: 2
+    threads: lambda wildcards: EXPERIMENTS[experiment_of(wildcards)].predict.threads
+    resources:
+        mem_mb=lambda wildcards, attempt: most_in_pack(wildcards, "mem_mb") * attempt,
+        disk_mb=lambda wildcards: sum_in_pack(wildcards, "disk_mb"),
+        runtime=lambda wildcards, attempt: sum_in_pack(wildcards, "runtime") * attempt,
+        gpu=lambda wildcards: int(
+            EXPERIMENTS[experiment_of(wildcards)].predict.device == "gpu"
+        ),
+    params:
+        code=code_of_pack,
+        settings=members_of_pack,
+        folder=in_results("archives/{archive}"),
+    script:
+        "../scripts/predict_pack.py"
+
+
 rule finish_prediction:
     """Make one OME-Zarr image of the blocks of a volume, with coarser levels."""
     input:

@@ -8,7 +8,7 @@ from unetflow.store import read_json
 with log_to(snakemake.log[0]):
     finish_prediction(
         snakemake.params.row,
-        receipts=[Path(path) for path in snakemake.input.receipts],
+        receipts=[Path(path) for path in snakemake.params.receipts],
         model=read_json(Path(snakemake.input.facts[0])),
         settings=PredictSettings(**snakemake.params.settings),
         prediction=Path(snakemake.params.prediction),

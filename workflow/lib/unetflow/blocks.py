@@ -103,6 +103,38 @@ def predict_block(
     write_json(receipt, facts | {"seconds": seconds, "made_from": made_from})
 
 
+def predict_pack(
+    model: Path, folder: Path, members: Mapping[str, Mapping[str, Any]], output: Path, code: str
+) -> None:
+    """Predict several small volumes of an archive, each of one block, and say how each went.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the archive's results.
+    members : mapping
+        Of each volume `path`, `block` (its name), `job`, `repaired` and `histograms`, see
+        `predict_block`.
+    output : Path
+        JSON: the state of each volume, written last.
+    """
+    states = {}
+    for volume, of in members.items():
+        receipt = folder / volume / "prediction_blocks" / f"{of['block']}.json"
+        predict_block(
+            model,
+            of["path"],
+            folder / volume / "prediction.ome.zarr",
+            receipt,
+            of["job"],
+            code,
+            of["repaired"],
+            Path(of["histograms"]) if of["histograms"] else None,
+        )
+        states[volume] = read_json(receipt)["state"]
+    write_json(output, states)
+
+
 def array_name(job: Job) -> str:
     """Name of a volume's array: what another model or other settings predict has another."""
     stored = job.settings.model_dump(include={"orientations", "dtype", "output", "channels"})

@@ -31,6 +31,8 @@ GPU_RATE = 20e12
 """Operations a second that a GPU is taken to do: half of what a small one does in bf16."""
 CLASSES = 2
 """For the plan of a tile: how many there are hardly matters, and no network may be trained yet."""
+OPENING_MINUTES = 0.01
+"""To open a volume and create its array."""
 HOURS_LEFT = 4
 """Times as long as estimated that a job may take before a cluster ends it."""
 
@@ -63,8 +65,34 @@ def plan_archive(
                 "reason": " ".join(str(error).split()),
                 "blocks": {},
             }
+    for volume, first in packs(planned, experiments).items():
+        planned[volume]["pack"] = first
     write_json(output, {"key": key, "volumes": planned})
     print(described(planned))
+
+
+def packs(
+    planned: Mapping[str, Mapping[str, Any]], experiments: Mapping[str, ExperimentSettings]
+) -> dict[str, str]:
+    """Small volumes, each with the first of those that share a job with it.
+
+    They are taken in the order of the sheet, up to the work of a job: rows that are appended leave
+    the packs before the last as they are.
+    """
+    found: dict[str, str] = {}
+    open_packs: dict[str, tuple[str, float]] = {}
+    for volume, plan in planned.items():
+        if len(plan["blocks"]) != 1:
+            continue
+        name, minutes = plan["experiment"], plan["minutes"] + OPENING_MINUTES
+        room = experiments[name].predict.block_minutes
+        first, used = open_packs.get(name, (volume, 0.0))
+        if used + minutes > room:
+            first, used = volume, 0.0
+        if minutes <= room / 2:
+            found[volume] = first
+            open_packs[name] = first, used + minutes
+    return found
 
 
 def described(planned: Mapping[str, Mapping[str, Any]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,7 @@ class Job:
         return predicted.encode(found, self.class_names, self.channels, self.settings)
 
 
+@lru_cache(maxsize=1)
 def load_for(settings: PredictSettings, folder: Path) -> Model:
     """Load a model as the settings want it to run."""
     return load(folder, settings.device, settings.precision, settings.backend, settings.threads)
