@@ -614,6 +614,22 @@ def test_grey_values_that_are_no_numbers_are_a_failed_receipt(tmp_path: Path) ->
     assert "finite" in facts["reason"]
 
 
+@pytest.mark.parametrize(
+    ("needs", "error", "message"),
+    [
+        ((10**9, 0), MemoryError, "this machine has .* lower predict.memory_gb"),
+        ((0, 10**9), OSError, "GB are free; set predict.dtype to uint8"),
+    ],
+)
+def test_what_cannot_fit_fails_before_it_begins(
+    tmp_path: Path, needs: tuple[int, int], error: type[Exception], message: str
+) -> None:
+    model, out = write_model(tmp_path / "model"), tmp_path / "out"
+    with pytest.raises(error, match=message):
+        predict_block(model, "none", out / "p", out / "r.json", job(), "code", needs=needs)
+    assert not [path for path in out.rglob("*") if path.is_file()]
+
+
 def test_a_full_disk_is_an_error_without_a_receipt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -475,7 +475,7 @@ def test_what_does_not_fit_on_the_disk_is_not_begun(
     need = 1000 * (26 * 26 * 2 + 10 * 10 * (1 + 4))
     usage = shutil.disk_usage(tmp_path)._replace(free=need - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(ValueError, match=r"what comes needs 0\.0 GB .* lower patches\.per_image"):
+    with pytest.raises(OSError, match=r"what comes needs 0\.0 GB .* lower patches\.per_image"):
         source.cut(tmp_path / "cache", FLAT, tile=26, per_image=1000)
     assert sorted(tmp_path.iterdir()) == before
 

@@ -106,6 +106,7 @@ rule predict_block:
     threads: lambda wildcards: block(wildcards)["job"]["settings"]["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: block(wildcards)["mem_mb"] * attempt,
+        need_mb=lambda wildcards: block(wildcards)["mem_mb"],
         disk_mb=lambda wildcards: block(wildcards)["disk_mb"],
         runtime=lambda wildcards, attempt: block(wildcards)["runtime"] * attempt,
         gpu=lambda wildcards: int(
@@ -138,6 +139,7 @@ rule predict_pack:
     threads: lambda wildcards: EXPERIMENTS[experiment_of(wildcards)].predict.threads
     resources:
         mem_mb=lambda wildcards, attempt: most_in_pack(wildcards, "mem_mb") * attempt,
+        need_mb=lambda wildcards: most_in_pack(wildcards, "mem_mb"),
         disk_mb=lambda wildcards: sum_in_pack(wildcards, "disk_mb"),
         runtime=lambda wildcards, attempt: sum_in_pack(wildcards, "runtime") * attempt,
         gpu=lambda wildcards: int(
@@ -171,6 +173,7 @@ rule finish_prediction:
             experiment_of(wildcards)
         ].predict.model_dump(mode="json"),
         row=volume_row,
+        receipts=receipts_of_volume,
         prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
     script:
         "../scripts/finish_prediction.py"

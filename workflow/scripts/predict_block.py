@@ -12,5 +12,6 @@ with log_to(snakemake.log[0]):
         block=snakemake.params.settings,
         code=snakemake.params.code,
         repaired=snakemake.params.repaired,
+        needs=(snakemake.resources.need_mb, snakemake.resources.disk_mb),
         histograms=Path(snakemake.input.histograms[0]) if snakemake.input.histograms else None,
     )

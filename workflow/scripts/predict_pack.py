@@ -10,4 +10,5 @@ with log_to(snakemake.log[0]):
         members=snakemake.params.settings,
         output=Path(snakemake.output.pack),
         code=snakemake.params.code,
+        needs=(snakemake.resources.need_mb, snakemake.resources.disk_mb),
     )

@@ -25,10 +25,14 @@ from unetflow.store import (
     full_shards,
     read_json,
     remove,
+    require_memory,
+    require_space,
     shard_regions,
     write_json,
 )
 from unetflow.volumes import choice_of, open_volume
+
+Needs = tuple[int, int]
 
 
 def predict_block(
@@ -40,6 +44,7 @@ def predict_block(
     code: str,
     repaired: str = "",
     histograms: Path | None = None,
+    needs: Needs = (0, 0),
 ) -> None:
     """Predict one block of an archive's volume and write its receipt last.
 
@@ -67,7 +72,12 @@ def predict_block(
         What `repaired` found before.
     histograms : Path, optional
         The volume's own, where the model normalises by them.
+    needs : (int, int)
+        MB of memory and of disk by the plan; a machine that has less is refused before it begins.
     """
+    prediction.mkdir(parents=True, exist_ok=True)
+    require_memory(needs[0] * 10**6, "lower predict.memory_gb or predict.tile")
+    require_space(prediction, needs[1] * 10**6, "set predict.dtype to uint8")
     settings = PredictSettings(**block["settings"])
     loaded = load_for(settings, model)
     started = time.monotonic()
@@ -104,7 +114,12 @@ def predict_block(
 
 
 def predict_pack(
-    model: Path, folder: Path, members: Mapping[str, Mapping[str, Any]], output: Path, code: str
+    model: Path,
+    folder: Path,
+    members: Mapping[str, Mapping[str, Any]],
+    output: Path,
+    code: str,
+    needs: Needs = (0, 0),
 ) -> None:
     """Predict several small volumes of an archive, each of one block, and say how each went.
 
@@ -119,6 +134,8 @@ def predict_pack(
         JSON: the state of each volume, written last.
     """
     states = {}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    require_space(output.parent, needs[1] * 10**6, "set predict.dtype to uint8")
     for volume, of in members.items():
         receipt = folder / volume / "prediction_blocks" / f"{of['block']}.json"
         predict_block(
@@ -130,6 +147,7 @@ def predict_pack(
             code,
             of["repaired"],
             Path(of["histograms"]) if of["histograms"] else None,
+            (needs[0], 0),
         )
         states[volume] = read_json(receipt)["state"]
     write_json(output, states)

@@ -205,7 +205,7 @@ def cut_patches(source: Source, output: Path, settings: PatchesSettings) -> None
     count, arrays = settings.per_image, arrays_of(source, settings)
     need = count * sum(math.prod(extents) * dtype.itemsize for _, _, extents, dtype in arrays)
     output.parent.mkdir(parents=True, exist_ok=True)
-    require_space(output.parent, need)
+    require_space(output.parent, need, "lower patches.per_image")
     rows: list[dict[str, Any]] = []
     class_counts = np.zeros(NOT_ANNOTATED + 1, np.int64)
     with replacing(output) as partial:

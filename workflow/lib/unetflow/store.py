@@ -8,6 +8,7 @@ References
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,19 +57,45 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def require_space(folder: Path, need: int) -> None:
+def require_space(folder: Path, need: int, remedy: str) -> None:
     """Refuse to begin what does not fit on the disk.
+
+    Parameters
+    ----------
+    remedy : str
+        What to set lower, for the error.
 
     Raises
     ------
-    ValueError
+    OSError
         If less than `need` bytes are free where `folder` lies.
     """
     free = shutil.disk_usage(folder).free
     if need > free:
-        raise ValueError(
+        raise OSError(
             f"{folder}: what comes needs {need / 1e9:.1f} GB before compression: {free / 1e9:.1f} "
-            "GB are free; lower patches.per_image, or set results to another disk"
+            f"GB are free; {remedy}, or set results to another disk"
+        )
+
+
+def require_memory(need: int, remedy: str) -> None:
+    """Refuse to begin what does not fit the memory of this machine.
+
+    Parameters
+    ----------
+    remedy : str
+        What to set lower, for the error.
+
+    Raises
+    ------
+    MemoryError
+        If the machine has less than `need` bytes.
+    """
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > has:
+        raise MemoryError(
+            f"a job needs {need / 1e9:.1f} GB of memory: this machine has {has / 1e9:.1f} GB; "
+            f"{remedy}, or use a larger machine"
         )
 
 

@@ -265,7 +265,7 @@ def write_weights(
             errors.append(error)
 
     with replacing(output) as partial:
-        require_space(partial.parent, math.prod(shape) * 5)
+        require_space(partial.parent, math.prod(shape) * 5, "free some")
         zarr.create_group(partial, zarr_format=3)
         arrays = [
             create_array(partial / name, spatial, shape, dtype, chunks, extents)
