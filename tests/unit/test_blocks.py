@@ -605,6 +605,44 @@ def test_a_tiff_file_that_lost_its_end_is_a_failed_receipt(tmp_path: Path) -> No
     assert facts["state"] == "failed"
 
 
+def test_a_missing_chunk_is_a_failed_receipt_unless_empty_ones_are_left_out(
+    tmp_path: Path, small_shards: None
+) -> None:
+    pixels = volume(tmp_path / "image", (90, 70))
+    write_model(tmp_path / "model")
+    (tmp_path / "image/0/c/2/2").unlink()
+    plan = planned(tmp_path, tmp_path / "image", experiment())
+    facts = [predict(tmp_path, plan, block) for block in plan["blocks"]]
+    assert {of["state"] for of in facts} == {"done", "failed"}, "blocks that do not read it go on"
+    (reason,) = {of["reason"] for of in facts if of["reason"]}
+    assert "all chunks must be stored: 1 are not, such as c/2/2; copy the volume" in reason
+    of = experiment(missing_chunks="fill")
+    plan = planned(tmp_path, tmp_path / "image", of)
+    for block in plan["blocks"]:
+        assert predict(tmp_path, plan, block)["state"] == "done"
+    pixels[64:, 64:] = 0
+    found = finished(tmp_path, plan, of).array
+    np.testing.assert_allclose(found[...], expected(tmp_path, pixels, 2), atol=1e-5)
+
+
+def test_voxels_of_another_size_are_a_failed_receipt_or_resampled(tmp_path: Path) -> None:
+    volume(tmp_path / "image", (40, 35))  # of 0.5 um
+    write_model(tmp_path / "model")
+    facts = read_json(tmp_path / "model/model.json") | {"voxel_size_um": {"y": 1.0, "x": 0.5}}
+    store.write_json(tmp_path / "model/model.json", facts)
+    plan = planned(tmp_path, tmp_path / "image", experiment())
+    assert (
+        "learned from, 1 x 0.5 um (y, x): got 0.5 x 0.5 um"
+        in (predict(tmp_path, plan, "0_0")["reason"])
+    )
+    of = experiment(voxel_size_um={"y": 1.0, "x": 0.5})
+    plan = planned(tmp_path, tmp_path / "image", of)
+    assert plan["shape"] == [20, 35]
+    assert predict(tmp_path, plan, "0_0")["state"] == "done"
+    found = finished(tmp_path, plan, of)
+    assert (found.array.shape, found.voxel_size_um) == ((1, 20, 35), {"y": 1.0, "x": 0.5})
+
+
 def test_grey_values_that_are_no_numbers_are_a_failed_receipt(tmp_path: Path) -> None:
     pixels = grey((40, 35), "float32")
     pixels[20, 20] = np.nan
@@ -654,4 +692,5 @@ def test_weights_that_do_not_belong_to_the_model_are_an_error_and_no_receipt(
         predict_block(
             model, str(tmp_path / "volume"), tmp_path / "p", tmp_path / "r.json", job(), "code"
         )
-    assert {path.name for path in tmp_path.iterdir()} == {"volume", "model"}
+    assert not (tmp_path / "r.json").exists()
+    assert not list((tmp_path / "p").iterdir())

@@ -123,6 +123,7 @@ def task_in(root: Path) -> Task:
         histograms={name: root / "intensity" / f"{name}.json" for name in IMAGES},
         folds=[],
         class_names=["background", "cell"],
+        voxel_size_um={"y": 0.5, "x": 0.5},
         plan={"reasons": {"model.width": "for a test"}},
     )
 

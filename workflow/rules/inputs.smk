@@ -519,6 +519,26 @@ def volumes_of(archive, with_truth=False):
     ]
 
 
+def metrics_of_volume(wildcards):
+    """Scores of a volume whose row names its truth."""
+    scored = wildcards.volume in volumes_of(wildcards.archive, with_truth=True)
+    return rules.evaluate_volume.output.metrics if scored else []
+
+
+def dropped_predictions(wildcards):
+    """Removals of predictions that are not to be kept."""
+    names = [
+        row["volume"]
+        for row in SHEETS[wildcards.archive]
+        if not EXPERIMENTS[row["experiment"]].predict.keep
+    ]
+    return expand(
+        rules.drop_prediction.output.dropped,
+        archive=wildcards.archive,
+        volume=names,
+    )
+
+
 def unannotated_predictions(_wildcards):
     """Predictions of images without truth, which the final network makes."""
     return [

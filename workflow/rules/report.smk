@@ -58,10 +58,29 @@ rule status:
         "../scripts/status.py"
 
 
+rule drop_prediction:
+    """Remove a volume's prediction once it is segmented and scored, where it is not to be kept."""
+    input:
+        summary=rules.segment_volume.output.summary,
+        metrics=metrics_of_volume,
+    output:
+        dropped="<results>/archives/{archive}/{volume}/dropped.json",
+    log:
+        "<logs>/report/archives/{archive}/{volume}.log",
+    benchmark:
+        "<costs>/report/archives/{archive}/{volume}.tsv"
+    params:
+        code=code("drop_prediction.py"),
+        prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
+    script:
+        "../scripts/drop_prediction.py"
+
+
 rule check_archive:
     """Fail, naming them, if volumes of an archive failed; everything else is made all the same."""
     input:
         summary=rules.summarise_archive.output.summary,
+        dropped=dropped_predictions,
     output:
         touch("<results>/archives/{archive}/.checked"),
     log:

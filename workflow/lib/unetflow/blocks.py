@@ -31,6 +31,7 @@ from unetflow.store import (
     write_json,
 )
 from unetflow.volumes import choice_of, open_volume
+from unetflow.voxels import resampled
 
 Needs = tuple[int, int]
 
@@ -280,7 +281,7 @@ def finish_prediction(
     if not reasons:
         (first,) = {fact["array"] for fact in facts}
         keep_array(prediction, first)
-        image = open_volume(row["path"], **choice_of(row))
+        image = resampled(open_volume(row["path"], **choice_of(row)), settings.voxel_size_um)
         axes = "c" + axis_rules.spatial(image.axes)
         size, mean = image.voxel_size_um, settings.output != "classes"
         levels = add_levels(prediction, first, axes, size, mean)
@@ -297,6 +298,15 @@ def finish_prediction(
             "waiting": max((fact["waiting"] for fact in facts), default=0.0),
         },
     )
+
+
+def drop_prediction(prediction: Path, output: Path) -> None:
+    """Remove a volume's prediction, which is segmented; what remains says so.
+
+    The journals of its blocks name files that are gone, so a block that runs again is predicted.
+    """
+    remove(prediction)
+    write_json(output, {"prediction": "removed, since predict.keep is false"})
 
 
 def keep_array(prediction: Path, name: str) -> None:

@@ -21,9 +21,10 @@ from unetflow.states import data_of, known_by
 from unetflow.store import Image, full_shards, write_json
 from unetflow.tile_plan import TilePlan, choose_tile, plan_of, trace
 from unetflow.volumes import choice_of, open_volume
+from unetflow.voxels import resampled
 
 # Settings of prediction that say how a volume is divided, not what is predicted.
-FOR_THE_PLAN = ("tile", "memory_gb", "block_minutes", "input_checksum")
+FOR_THE_PLAN = ("tile", "memory_gb", "block_minutes", "input_checksum", "keep")
 
 # Measured once a process has imported torch, zarr and dask.
 BASE_BYTES = 900 * 2**20
@@ -55,8 +56,10 @@ def plan_archive(
     planned = {}
     for volume, row in volumes.items():
         try:
+            experiment = experiments[row["experiment"]]
             image = open_volume(row["path"], **choice_of(row))
-            planned[volume] = plan_volume(image, row, experiments[row["experiment"]])
+            image = resampled(image, experiment.predict.voxel_size_um)
+            planned[volume] = plan_volume(image, row, experiment)
         except (OSError, ValueError) as error:
             # A bad volume is a result: the others go on, and the summary says why this one cannot.
             planned[volume] = {

@@ -25,6 +25,7 @@ from unetflow.orientations import Region
 from unetflow.progress import Bar, log, track
 from unetflow.rotations import mean_over_rotations
 from unetflow.settings import IntensitySettings, PredictSettings, UNetSettings
+from unetflow.states import require_chunks
 from unetflow.store import (
     Image,
     create_image,
@@ -35,6 +36,7 @@ from unetflow.store import (
 )
 from unetflow.tile_plan import choose_tile
 from unetflow.volumes import open_volume
+from unetflow.voxels import require_size, resampled
 
 
 def normalisation_of(
@@ -220,10 +222,13 @@ class Job:
         return predicted.encode(found, self.class_names, self.channels, self.settings)
 
 
-@lru_cache(maxsize=1)
+loaded = lru_cache(maxsize=1)(load)
+"""The last model stays: volumes that share a job are predicted by the same."""
+
+
 def load_for(settings: PredictSettings, folder: Path) -> Model:
     """Load a model as the settings want it to run."""
-    return load(folder, settings.device, settings.precision, settings.backend, settings.threads)
+    return loaded(folder, settings.device, settings.precision, settings.backend, settings.threads)
 
 
 def open_job(
@@ -247,7 +252,16 @@ def open_job(
     ValueError
         If volume or mask cannot be read, or do not suit the model or each other.
     """
-    image = open_volume(volume, **block["choice"])
+    stored = open_volume(volume, **block["choice"])
+    image: Any = resampled(stored, settings.voxel_size_um)
+    if settings.missing_chunks == "error":
+        reads = tuple(
+            slice(start, min(stop, extent))
+            for (start, stop), extent in zip(block["reads"], image.spatial_shape, strict=True)
+        )
+        require_chunks(stored, reads if image is stored else image.array.source(reads))
+    if settings.voxel_size_um is None:
+        require_size(image, model.facts.get("voxel_size_um", {}), len(model.geometry))
     own = read_json(histograms)["channels"] if histograms else None
     within = tuple(slice(*part) for part in block["within"]) if block["within"] else None
     mask = open_volume(block["mask"]) if block["mask"] else None

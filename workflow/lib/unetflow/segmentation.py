@@ -172,6 +172,12 @@ def segment_volume(
     if reason:
         zarr.create_group(outputs["segmentation"], overwrite=True, attributes={"reason": reason})
     else:
+        if not (prediction / "zarr.json").is_file():
+            raise ValueError(
+                f"{prediction}: a volume must be predicted to be segmented: its prediction was "
+                "removed, since predict.keep is false; predict again with "
+                "`snakemake --forcerun predict_block predict_pack`"
+            )
         image = segment_image(prediction, outputs["segmentation"], model, settings)
         instances = np.asarray(image.array)
         table, count = (

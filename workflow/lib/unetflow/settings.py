@@ -489,12 +489,26 @@ class PredictSettings(Settings):
     channels: tuple[str, ...] | None = setting(
         None, "classes whose probabilities an archive's volumes store; null: all but background"
     )
+    keep: bool = setting(
+        True, "an archive's predictions once they are segmented and scored; else they are removed"
+    )
     block_minutes: float = setting(
         30.0,
         "estimated work of one job on an archive, in whole shards of a large volume or in several "
         "small volumes",
         "minutes",
         gt=0,
+    )
+    voxel_size_um: dict[Literal["z", "y", "x"], Annotated[float, Field(gt=0)]] | None = setting(
+        None,
+        "an archive's volumes are resampled to it, linearly, where theirs is another; null: they "
+        "are taken as they are, if their voxels are as large as those that the model learned from",
+        "µm",
+    )
+    missing_chunks: Literal["error", "fill"] = setting(
+        "error",
+        "chunks that an archive's Zarr volume does not store: a copy that was cut short lacks them"
+        ", and so do volumes that leave empty ones out, which are to be filled",
     )
     input_checksum: Literal["metadata", "data"] = setting(
         "metadata",

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import zarr
+from zarr.storage import LocalStore
+
+from unetflow import axes as axis_rules
 from unetflow.orientations import Region
 from unetflow.store import Image, read_json
 from unetflow.volumes import file_of
@@ -89,3 +94,39 @@ def data_of(image: Image, reads: Region) -> list[str]:
     for first in range(reads[0].start, reads[0].stop):
         voxels.update(image.region((slice(first, first + 1), *reads[1:])).tobytes())
     return [voxels.hexdigest()]
+
+
+def require_chunks(image: Image, reads: Region) -> None:
+    """Refuse a Zarr volume here that does not store all chunks of a region.
+
+    Zarr reads what is not there as its fill value, so that a copy that was cut short looks whole.
+
+    Raises
+    ------
+    ValueError
+        Naming how many are missing, and the first.
+    """
+    selection: Any = image.array
+    path, array = file_of(str(image.path)), getattr(selection, "array", None)
+    if path is None or not isinstance(array, zarr.Array):
+        return
+    if not isinstance(array.store, LocalStore):  # as tifffile's view of a file
+        return
+    along = dict(zip(axis_rules.spatial(image.axes), reads, strict=True))
+    steps = zip(selection.source_axes, array.shards or array.chunks, strict=True)
+    chosen = {"t": [selection.time], "c": selection.channels}
+    numbers = [
+        range(along[axis].start // step, (along[axis].stop - 1) // step + 1)
+        if axis in along
+        else sorted({index // step for index in chosen[axis]})
+        for axis, step in steps
+    ]
+    folder = array.store.root / array.path
+    keys = (array.metadata.encode_chunk_key(place) for place in itertools.product(*numbers))
+    missing = [key for key in keys if not (folder / key).is_file()]
+    if missing:
+        raise ValueError(
+            f"{image.path}: all chunks must be stored: {len(missing)} are not, such as "
+            f"{missing[0]}; copy the volume again, or set predict.missing_chunks to fill if it "
+            "leaves empty chunks out"
+        )

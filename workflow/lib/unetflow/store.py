@@ -158,8 +158,15 @@ def create_array(
     dtype: DTypeLike,
     chunks: tuple[int, ...],
     shards: tuple[int, ...],
+    empty: bool = False,
 ) -> zarr.Array[Any]:
-    """Create a sharded, zstd-compressed array with named dimensions."""
+    """Create a sharded, zstd-compressed array with named dimensions.
+
+    Parameters
+    ----------
+    empty : bool
+        Whether to store shards of nothing but 0 too, so that one that is missing is lost.
+    """
     return zarr.create_array(
         path,
         shape=tuple(shape),
@@ -169,6 +176,7 @@ def create_array(
         compressors=ZstdCodec(level=1),
         dimension_names=tuple(axes),
         zarr_format=3,
+        config={"write_empty_chunks": empty},
     )
 
 
@@ -250,7 +258,8 @@ def create_image(
     metadata = {**multiscale(path.name, axes, voxel_size_um), **(extra or {})}
     beside = {"ome": metadata, **(attributes or {})}
     zarr.create_group(path, zarr_format=3, attributes=beside, overwrite=True)
-    return create_array(path / "0", axes, shape, dtype, *chunks_and_shards(axes, shape, cubes))
+    layout = chunks_and_shards(axes, shape, cubes)
+    return create_array(path / "0", axes, shape, dtype, *layout, empty=True)
 
 
 def shard_regions(array: zarr.Array[Any], spatial_axes: int) -> list[tuple[slice, ...]]:

@@ -60,6 +60,8 @@ class Task:
         threshold from them.
     class_names : sequence of str
         Background first.
+    voxel_size_um : mapping
+        Per axis that all training images agree on.
     plan : mapping
         Of the experiment's training; its reasons stay with the model.
     start : Path or None
@@ -71,6 +73,7 @@ class Task:
     histograms: Mapping[str, Path]
     folds: Sequence[Path]
     class_names: Sequence[str]
+    voxel_size_um: Mapping[str, float]
     plan: Mapping[str, Any]
     start: Path | None = None
 
@@ -87,13 +90,16 @@ def task_of(
     start: str | None = None,
 ) -> Task:
     """Return the task of a split's name and of files, some named after images: NAME.zarr."""
-    parts = read_json(Path(split))[name]
+    parts, described = read_json(Path(split))[name], read_json(Path(index))
+    learned = {Path(path).stem: Path(path) for path in patches}
+    sizes = [of["voxel_size_um"].items() for of in described["images"] if of["image"] in learned]
     return Task(
-        patches={Path(path).stem: Path(path) for path in patches},
+        patches=learned,
         validation={image: Path(images) / image for image in parts if parts[image] == "validate"},
         histograms={Path(path).stem: Path(path) for path in histograms},
         folds=[Path(path) for path in folds],
-        class_names=read_json(Path(index))["class_names"],
+        class_names=described["class_names"],
+        voxel_size_um=dict(set.intersection(*map(set, sizes))) if sizes else {},
         plan=read_json(Path(plan)),
         start=None if start is None else Path(start),
     )
@@ -387,6 +393,7 @@ def write_facts(
             "geometry": geometry_to_json(experiment.model.geometry),
             "channels": len(pooled.scale),
             "class_names": list(task.class_names),
+            "voxel_size_um": dict(task.voxel_size_um),
             "dataset": experiment.dataset if isinstance(experiment.dataset, str) else None,
             "intensity": {**experiment.intensity.model_dump(mode="json"), **asdict(pooled)},
             "tile": list(experiment.per_axis(experiment.predict.tile)),

@@ -1,0 +1,10 @@
+from pathlib import Path
+
+from unetflow.blocks import drop_prediction
+from unetflow.progress import log_to
+
+with log_to(snakemake.log[0]):
+    drop_prediction(
+        Path(snakemake.params.prediction),
+        output=Path(snakemake.output.dropped),
+    )
