@@ -24,7 +24,7 @@ from unetflow import planning, store
 from unetflow.blocks import finish_prediction, predict_block, predict_pack
 from unetflow.inference import load
 from unetflow.planning import plan_archive
-from unetflow.prediction import Job
+from unetflow.regions import Job
 from unetflow.settings import ExperimentSettings
 from unetflow.states import repaired
 from unetflow.store import create_image, open_image, read_json

@@ -15,7 +15,8 @@ from unetflow import store
 from unetflow.inference import load
 from unetflow.intensity import histogram, normalisation
 from unetflow.predicted import foreground, probabilities
-from unetflow.prediction import Job, predict_image, predict_images, tile_of
+from unetflow.prediction import predict_image, predict_images, tile_of
+from unetflow.regions import Job
 from unetflow.rotations import mean_over_rotations
 from unetflow.settings import IntensitySettings
 from unetflow.store import create_image, open_image, shard_regions

@@ -1,8 +1,9 @@
 from pathlib import Path
 
-from unetflow.prediction import load_for, predict_images
+from unetflow.prediction import predict_images
 from unetflow.progress import log_to
 from unetflow.provenance import recorded
+from unetflow.regions import load_for
 from unetflow.settings import PredictSettings
 
 settings = PredictSettings(**snakemake.params.settings)

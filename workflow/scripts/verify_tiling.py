@@ -1,8 +1,8 @@
 from pathlib import Path
 
 from unetflow.exactness import verify_tiling
-from unetflow.prediction import load_for
 from unetflow.progress import log_to
+from unetflow.regions import load_for
 from unetflow.settings import PredictSettings
 
 with log_to(snakemake.log[0]):

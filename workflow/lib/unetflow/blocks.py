@@ -14,9 +14,9 @@ from unetflow import axes as axis_rules
 from unetflow import predicted
 from unetflow.cluster import predict_on_cluster
 from unetflow.orientations import Region
-from unetflow.prediction import Job, load_for, open_job, predict_regions
 from unetflow.progress import log, one_line
 from unetflow.pyramid import add_levels
+from unetflow.regions import Job, load_for, open_job, predict_regions
 from unetflow.settings import PredictSettings
 from unetflow.states import digest, state_of_files
 from unetflow.store import (

@@ -11,8 +11,8 @@ from typing import Any
 import zarr
 
 from unetflow.orientations import Region, bounds
-from unetflow.prediction import Job, load_for, open_job
 from unetflow.progress import Bar
+from unetflow.regions import Job, load_for, open_job
 from unetflow.settings import PredictSettings
 
 Opened = tuple[Path, str, PredictSettings, Mapping[str, Any], Path | None]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from unetflow.inference import Model, array_reader, logits
 from unetflow.orientations import Region
-from unetflow.prediction import normalisation_of
 from unetflow.progress import log
+from unetflow.regions import normalisation_of
 from unetflow.store import open_image, write_json
 
 RELATIVE = 1e-5
