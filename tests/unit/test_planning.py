@@ -157,7 +157,9 @@ def test_a_plan_is_current_for_its_own_key_alone(tmp_path: Path) -> None:
 def test_small_volumes_share_jobs_and_keep_them_when_rows_are_appended(tmp_path: Path) -> None:
     paths = {f"v{i}": volume(tmp_path / f"v{i}") for i in range(7)}
 
-    def packs(names: list[str], minutes: float) -> dict[str, str]:
+    def packs(names: list[str], minutes: float, anew: bool = True) -> dict[str, str]:
+        if anew:
+            (tmp_path / "packs.json").unlink(missing_ok=True)
         rows = {name: {"path": str(paths[name]), "experiment": "one"} for name in names}
         of = ExperimentSettings(
             dataset="isbi2012",
@@ -173,7 +175,12 @@ def test_small_volumes_share_jobs_and_keep_them_when_rows_are_appended(tmp_path:
     alone = read_minutes(tmp_path, paths["v0"])
     three = packs(every, 3.5 * alone)
     assert [*three.values()] == ["v0"] * 3 + ["v3"] * 3 + ["v6"]
-    assert packs(every[:4], 3.5 * alone) == {name: three[name] for name in every[:4]}
+    before = packs(every[:4], 3.5 * alone)
+    assert before == {name: three[name] for name in every[:4]}
+    grown = packs(every, 3.5 * alone, anew=False)
+    assert {name: grown[name] for name in before} == before
+    assert [grown[name] for name in every[4:]] == ["v4"] * 3, "v3 keeps its job for itself"
+    assert packs(every[1:], 3.5 * alone, anew=False)["v1"] == "v1", "its first is gone"
     assert set(packs(every, 1000).values()) == {"v0"}
     assert packs(every, 1.5 * alone) == {}, "none is less than half of a job"
 

@@ -18,7 +18,7 @@ from unetflow.orientations import Region, bounds
 from unetflow.predicted import stored_dtype
 from unetflow.settings import ExperimentSettings
 from unetflow.states import data_of, known_by
-from unetflow.store import Image, full_shards, write_json
+from unetflow.store import Image, full_shards, read_json, write_json
 from unetflow.tile_plan import TilePlan, choose_tile, plan_of, trace
 from unetflow.volumes import choice_of, open_volume
 from unetflow.voxels import resampled
@@ -68,33 +68,49 @@ def plan_archive(
                 "reason": " ".join(str(error).split()),
                 "blocks": {},
             }
-    for volume, first in packs(planned, experiments).items():
+    made = output.with_name("packs.json")  # outlives the plan
+    together = packs(planned, experiments, read_json(made) if made.is_file() else {})
+    for volume, first in together.items():
         planned[volume]["pack"] = first
+    write_json(made, together)
     write_json(output, {"key": key, "volumes": planned})
     print(described(planned))
 
 
 def packs(
-    planned: Mapping[str, Mapping[str, Any]], experiments: Mapping[str, ExperimentSettings]
+    planned: Mapping[str, Mapping[str, Any]],
+    experiments: Mapping[str, ExperimentSettings],
+    before: Mapping[str, str],
 ) -> dict[str, str]:
     """Small volumes, each with the first of those that share a job with it.
 
-    They are taken in the order of the sheet, up to the work of a job: rows that are appended leave
-    the packs before the last as they are.
+    They are taken in the order of the sheet, up to the work of a job. Packs that were made before
+    stay as they are: what is appended to a sheet is put into others.
+
+    Parameters
+    ----------
+    before : mapping
+        The same of an earlier plan.
     """
+    small = {
+        volume: plan["minutes"] + OPENING_MINUTES
+        for volume, plan in planned.items()
+        if len(plan["blocks"]) == 1
+        and plan["minutes"] + OPENING_MINUTES
+        <= experiments[plan["experiment"]].predict.block_minutes / 2
+    }
     found: dict[str, str] = {}
     open_packs: dict[str, tuple[str, float]] = {}
-    for volume, plan in planned.items():
-        if len(plan["blocks"]) != 1:
-            continue
-        name, minutes = plan["experiment"], plan["minutes"] + OPENING_MINUTES
-        room = experiments[name].predict.block_minutes
-        first, used = open_packs.get(name, (volume, 0.0))
-        if used + minutes > room:
-            first, used = volume, 0.0
-        if minutes <= room / 2:
+    for volume, minutes in small.items():
+        name, first = planned[volume]["experiment"], before.get(volume, "")
+        if first in small and planned[first]["experiment"] == name:
             found[volume] = first
-            open_packs[name] = first, used + minutes
+            continue
+        first, used = open_packs.get(name, (volume, 0.0))
+        if used + minutes > experiments[name].predict.block_minutes:
+            first, used = volume, 0.0
+        found[volume] = first
+        open_packs[name] = first, used + minutes
     return found
 
 
