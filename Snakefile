@@ -33,6 +33,12 @@ rule all:
         expand(rules.check_archive.output, archive=ARCHIVES),
 
 
+# Runs each time: it has no outputs.
 rule plan:
+    """Print what the volumes of each archive take."""
     input:
         expand(rules.plan_archive.output, archive=ARCHIVES),
+    log:
+        "<logs>/plan/plan.log",
+    script:
+        "workflow/scripts/show_plan.py"

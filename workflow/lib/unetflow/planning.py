@@ -74,7 +74,6 @@ def plan_archive(
         planned[volume]["pack"] = first
     write_json(made, together)
     write_json(output, {"key": key, "volumes": planned})
-    print(described(planned))
 
 
 def packs(
@@ -114,25 +113,25 @@ def packs(
     return found
 
 
-def described(planned: Mapping[str, Mapping[str, Any]]) -> str:
+def described(plan: Path) -> str:
     """Return a table for people of what the volumes of an archive need, and those that fail."""
-    rows = []
-    for volume, plan in planned.items():
-        if plan["state"] == "failed":
-            rows.append({"volume": volume, "shape": "failed", "tile": plan["reason"]})
+    rows: list[dict[str, Any]] = []
+    for volume, of in read_json(plan)["volumes"].items():
+        if of["state"] == "failed":
+            rows.append({"volume": volume, "shape": "failed", "tile": of["reason"]})
             continue
-        blocks = plan["blocks"].values()
+        blocks = of["blocks"].values()
         rows.append(
             {
                 "volume": volume,
-                "shape": " x ".join(map(str, plan["shape"])),
-                "tile": " x ".join(map(str, plan["tile"])),
-                "waste": plan["waste"],
+                "shape": " x ".join(map(str, of["shape"])),
+                "tile": " x ".join(map(str, of["tile"])),
+                "waste": of["waste"],
                 "blocks": len(blocks),
-                "files": plan["files"],
-                "disk, GB": plan["disk_bytes"] / 1e9,
+                "files": of["files"],
+                "disk, GB": of["disk_bytes"] / 1e9,
                 "memory, GB": max((block["mem_mb"] for block in blocks), default=0) / 1e3,
-                "hours": plan["minutes"] / 60,
+                "hours": of["minutes"] / 60,
             }
         )
     table = pd.DataFrame(rows)
