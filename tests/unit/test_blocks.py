@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,12 +23,14 @@ from numpy.typing import NDArray
 from small_model import OFFSET, SCALE, TILE, grey, settings, small_shards, whole, write_model
 
 from unetflow import planning, store
-from unetflow.blocks import finish_prediction, predict_block, predict_pack
+from unetflow.assembly import drop_prediction, finish_prediction
+from unetflow.blocks import predict_block, predict_pack
+from unetflow.cluster import opened_once
 from unetflow.inference import load
 from unetflow.planning import plan_archive
 from unetflow.regions import Job
 from unetflow.settings import ExperimentSettings
-from unetflow.states import repaired
+from unetflow.states import repaired, state_of_file
 from unetflow.store import create_image, open_image, read_json
 
 __all__ = ["small_shards"]
@@ -192,7 +196,7 @@ def test_work_that_is_stale_or_torn_is_redone_and_no_more(
     elif change == "a shard lost":
         shards[0].unlink()
     else:  # the line of a process killed while it wrote it
-        (journal,) = receipt_of(tmp_path, "0_0").parent.glob(".0_0.*")
+        (journal,) = receipt_of(tmp_path, "0_0").parent.glob(".journals/0_0/*")
         journal.write_text(journal.read_text().rstrip("\n"))
     for block in plan["blocks"]:
         predict(tmp_path, plan, block, code)
@@ -248,7 +252,7 @@ def test_a_block_that_was_killed_goes_on_where_it_was(
     while done < 10:
         assert process.poll() is None
         time.sleep(0.02)
-        journals = list((tmp_path / "v/prediction_blocks").glob(".0_0.*"))
+        journals = list((tmp_path / "v/prediction_blocks").glob(".journals/0_0/*"))
         done = len(journals[0].read_text().splitlines()) if journals else 0
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -276,7 +280,7 @@ def test_the_workers_of_a_dask_cluster_predict_the_same(tmp_path: Path) -> None:
         of = experiment(scheduler=cluster.scheduler_address)
         plan = planned(tmp_path, tmp_path / "image", of)
         assert predict(tmp_path, plan, "0_0_0")["state"] == "done"
-        (journal,) = receipt_of(tmp_path, "0_0_0").parent.glob(".0_0_0.*")
+        (journal,) = receipt_of(tmp_path, "0_0_0").parent.glob(".journals/0_0_0/*")
         assert len(journal.read_text().splitlines()) == 1
         found = finished(tmp_path, plan, of).array
         np.testing.assert_allclose(found[...], expected(tmp_path, pixels, 2), atol=1e-5)
@@ -322,10 +326,12 @@ def test_a_volume_that_grows_changes_the_new_blocks_and_the_old_edge_alone(
     array = create_image(tmp_path / "image", "zyx", (40, 34, 21), np.uint8, {})
     array[...] = pixels[:40]
     before = planned(tmp_path, tmp_path / "image", of)
+    state = state_of_file(tmp_path / "image")
     for block in before["blocks"]:
         predict(tmp_path, before, block)
     zarr.open_array(tmp_path / "image/0", mode="r+").resize((60, 34, 21))
     zarr.open_array(tmp_path / "image/0", mode="r+")[40:] = pixels[40:]
+    assert state_of_file(tmp_path / "image") != state, "so that it is planned again"
     after = planned(tmp_path, tmp_path / "image", of)
     same = [name for name, block in after["blocks"].items() if before["blocks"].get(name) == block]
     reach = 40 - 2 * 8  # far more than the network's halo
@@ -414,10 +420,101 @@ def test_volumes_that_share_a_job_are_predicted_as_alone_and_one_may_fail(
     for _ in range(2):
         predict_pack(tmp_path / "model", tmp_path, members, tmp_path / "v/pack.json", "code")
         assert read_json(tmp_path / "v/pack.json") == {"v": "done", "bad": "failed"}
+    facts = receipt_of(tmp_path, f"packed_{block}")
+    facts.rename(receipt_of(tmp_path, block))
     found = finished(tmp_path, plan, of).array
     np.testing.assert_allclose(found[...], expected(tmp_path, pixels, 2), atol=1e-5)
-    reason = read_json(tmp_path / "bad/prediction_blocks" / f"{block}.json")["reason"]
+    reason = read_json(tmp_path / "bad/prediction_blocks" / f"packed_{block}.json")["reason"]
     assert "a volume must exist" in reason
+
+
+def test_orientations_count_from_the_end_so_that_growth_changes_every_block(
+    tmp_path: Path, small_shards: None
+) -> None:
+    of, found = experiment(orientations=8), []
+    for extent in (90, 91, 92):
+        place = tmp_path / str(extent)
+        volume(place, (extent, 70))
+        found.append(planned(tmp_path, place, of)["blocks"]["0_0"]["job"])
+    assert found[0] != found[1], "another pooling grid"
+    assert found[0]["phase"] == found[2]["phase"]
+    assert planned(tmp_path, place, experiment())["blocks"]["0_0"]["job"]["phase"] == []
+
+
+def test_a_volume_repaired_in_place_is_predicted_anew_as_a_whole(
+    tmp_path: Path, small_shards: None
+) -> None:
+    pixels = volume(tmp_path / "image", (60, 30)).astype(np.float32)
+    shutil.rmtree(tmp_path / "image")
+    array = create_image(tmp_path / "image", "yx", (60, 30), np.float32, {})
+    array[...] = np.where(np.arange(60)[:, None] > 50, np.nan, pixels)
+    write_model(tmp_path / "model")
+    of = experiment()
+    plan = planned(tmp_path, tmp_path / "image", of)
+    (block,) = plan["blocks"]
+    assert predict(tmp_path, plan, block)["state"] == "failed"
+    array[...] = 200 - pixels
+    assert predict(tmp_path, plan, block)["state"] == "done"
+    found = finished(tmp_path, plan, of).array
+    np.testing.assert_allclose(found[...], expected(tmp_path, 200 - pixels, 2), atol=1e-5)
+
+
+def test_a_region_that_is_set_later_leaves_nothing_of_before_outside_it(
+    tmp_path: Path, small_shards: None
+) -> None:
+    volume(tmp_path / "image", (90, 70))
+    write_model(tmp_path / "model")
+    assert wanted(tmp_path, experiment()).all()
+    found = wanted(tmp_path, experiment(), region=":20, :20")
+    assert found[:, :20, :20].all()
+    assert not found[:, 20:].any()
+    assert not found[:, :, 20:].any()
+
+
+def test_what_was_removed_is_told_when_a_volume_is_finished_again(
+    tmp_path: Path, small_shards: None
+) -> None:
+    volume(tmp_path / "image", (90, 70))
+    write_model(tmp_path / "model")
+    of = experiment()
+    plan = planned(tmp_path, tmp_path / "image", of)
+    for block in plan["blocks"]:
+        predict(tmp_path, plan, block)
+    folder = tmp_path / "v/prediction.ome.zarr"
+    drop_prediction(folder, tmp_path / "v/dropped.json")
+    with pytest.raises(
+        ValueError, match=r"found nothing, as after predict.keep was false; predict"
+    ):
+        finished(tmp_path, plan, of)
+    predict(tmp_path, plan, "0_0", "other code")
+    with pytest.raises(ValueError, match=r"has 0 bytes instead of .* --forcerun predict_block"):
+        finished(tmp_path, plan, of)
+
+
+def test_blocks_of_unlike_machines_are_told(tmp_path: Path, small_shards: None) -> None:
+    volume(tmp_path / "image", (90, 70))
+    write_model(tmp_path / "model")
+    of = experiment()
+    plan = planned(tmp_path, tmp_path / "image", of)
+    for number, block in enumerate(plan["blocks"]):
+        plan["blocks"][block]["job"]["settings"]["precision"] = ["32", "bf16"][number % 2]
+        predict(tmp_path, plan, block)
+    with pytest.raises(ValueError, match=r"found 2 kinds, .* predict.precision is auto; set it"):
+        finished(tmp_path, plan, of)
+
+
+def test_a_worker_opens_a_model_again_when_it_has_changed(tmp_path: Path) -> None:
+    volume(tmp_path / "image", (40, 35))
+    facts = []
+    for name in ("background", "other"):
+        shutil.rmtree(tmp_path / "model", ignore_errors=True)
+        write_model(tmp_path / "model", classes=2 if name == "background" else 3)
+        weights = read_json(tmp_path / "model/model.json")["weights_sha256"]
+        of, block = settings().model_dump_json(), json.dumps(job())
+        place = (str(tmp_path / "model"), str(tmp_path / "image"))
+        opened = opened_once(*place, of, block, "", weights, "")
+        facts.append(opened.model.facts["weights_sha256"] == weights)
+    assert facts == [True, True]
 
 
 def test_coarser_levels_are_means_of_the_finest(tmp_path: Path, small_shards: None) -> None:
@@ -505,6 +602,7 @@ def job() -> dict[str, Any]:
         "volume": [],
         "within": [],
         "mask": "",
+        "mask_known_by": [],
         "choice": {},
     }
 

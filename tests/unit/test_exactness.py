@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_model import TILE, grey, write_model
+from small_model import TILE, grey, settings, write_model
 from torch import Tensor, nn
 
 from unetflow.exactness import shifted_grid, verify_tiling
@@ -32,7 +32,9 @@ def test_tiles_of_an_exact_network_pass(
     tmp_path: Path, shape: tuple[int, ...], dimensions: int
 ) -> None:
     model = image_and_model(tmp_path, shape, dimensions)
-    verify_tiling(model, tmp_path / "image", [TILE] * dimensions, 1, tmp_path / "facts.json")
+    verify_tiling(
+        model, tmp_path / "image", [TILE] * dimensions, settings(), tmp_path / "facts.json"
+    )
     facts = read_json(tmp_path / "facts.json")
     assert max(facts["tiled"], facts["shifted"]) <= facts["tolerance"]
     assert 0 < facts["tolerance"] < 1e-4 * facts["logit_range"]
@@ -57,7 +59,7 @@ def test_a_network_that_sees_beyond_its_halo_fails_with_both_figures(tmp_path: P
     wrong = replace(model, network=Centred(model.network))
     message = re.escape("tiled logits must equal those of the whole within ") + ".* differ by "
     with pytest.raises(ValueError, match=message):
-        verify_tiling(wrong, tmp_path / "image", [TILE] * 2, 1, tmp_path / "facts.json")
+        verify_tiling(wrong, tmp_path / "image", [TILE] * 2, settings(), tmp_path / "facts.json")
     assert not (tmp_path / "facts.json").exists()
 
 

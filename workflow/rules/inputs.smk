@@ -210,8 +210,10 @@ def verify_code(wildcards):
 
 
 def prediction_tile(wildcards):
-    """Tile of prediction per axis."""
+    """Tile of prediction per axis; none where it is chosen for each image."""
     experiment = settled(wildcards.experiment)
+    if experiment.predict.tile == "auto":
+        return []
     return list(experiment.per_axis(experiment.predict.tile))
 
 

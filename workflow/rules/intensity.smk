@@ -35,9 +35,12 @@ rule measure_volume:
         mem_mb=2000,
         runtime=240,
     params:
-        code=code("measure_intensity.py"),
+        code=code("measure_volume.py"),
         image=lambda wildcards: planned(wildcards)["path"],
         choice=lambda wildcards: volumes.choice_of(planned(wildcards)),
-        known_by=lambda wildcards: volume_row(wildcards)["known_by"],
+        known_by=lambda wildcards: [
+            planned(wildcards)["known_by"],
+            planned(wildcards)["shape"],
+        ],
     script:
-        "../scripts/measure_intensity.py"
+        "../scripts/measure_volume.py"

@@ -146,7 +146,7 @@ rule predict_pack:
             EXPERIMENTS[experiment_of(wildcards)].predict.device == "gpu"
         ),
     params:
-        code=code_of_pack,
+        code=block_code,
         settings=members_of_pack,
         folder=in_results("archives/{archive}"),
     script:
@@ -165,14 +165,12 @@ rule finish_prediction:
     benchmark:
         "<costs>/predict/archives/{archive}/{volume}.tsv"
     resources:
-        mem_mb=2000,
+        mem_mb=4000,
         runtime=240,
     params:
         code=code("finish_prediction.py"),
-        settings=lambda wildcards: EXPERIMENTS[
-            experiment_of(wildcards)
-        ].predict.model_dump(mode="json"),
-        row=volume_row,
+        settings=settings_to_finish,
+        row=row_to_finish,
         receipts=receipts_of_volume,
         prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
     script:

@@ -1,6 +1,7 @@
 # Input and params functions of the rules that deal with the volumes of archives
 
 
+@cache
 def sheet_rows(archive):
     """Rows of an archive's sheet, with the paths of volumes that are images of a dataset."""
     return {
@@ -26,9 +27,16 @@ def archive_key(archive):
     rows = sheet_rows(archive)
     volumes = [
         states.state_of_file(Path(path))
-        for row in SHEETS[archive]
-        for path in sheets.files_of(row["path"])
+        for row in rows.values()
+        for column in ("path", "mask")
+        for path in sheets.files_of(row[column])
     ]
+    volumes += [
+        states.state_of_files(row["path"])
+        for row in rows.values()
+        if EXPERIMENTS[row["experiment"]].predict.input_checksum == "data"
+    ]
+    volumes += [dataset_key(name) for name in sheets.datasets_in(SHEETS[archive])]
     names = sorted({row["experiment"] for row in rows.values()})
     settings = [
         settled(name).model_dump(mode="json", include={"model", "patches", "predict"})
@@ -104,9 +112,17 @@ def repaired(wildcards):
     return states.repaired(Path(path), planned(wildcards)["path"])
 
 
-def volume_row(wildcards):
-    """Plan of a volume but its blocks."""
-    return {key: value for key, value in planned(wildcards).items() if key != "blocks"}
+def row_to_finish(wildcards):
+    """What of a volume's plan its finished prediction depends on."""
+    keys = ("path", "experiment", "shape", "voxels", "reason", *volumes.CHOICES)
+    return {key: value for key, value in planned(wildcards).items() if key in keys}
+
+
+def settings_to_finish(wildcards):
+    """Settings that the metadata and levels of a prediction depend on."""
+    kept = {"output", "channels", "dtype", "voxel_size_um"}
+    settings = EXPERIMENTS[experiment_of(wildcards)].predict
+    return settings.model_dump(mode="json", include=kept)
 
 
 def block_code(wildcards):
@@ -134,12 +150,17 @@ def receipts(wildcards):
 
 def receipts_of_volume(wildcards):
     """Receipts of all blocks of a volume."""
-    return expand(
+    found = expand(
         rules.predict_block.output.receipt,
         archive=wildcards.archive,
         volume=wildcards.volume,
         block=planned(wildcards)["blocks"],
     )
+    if "pack" in planned(wildcards):  # under a name that is no block's job
+        return [
+            str(Path(path).with_name(f"packed_{Path(path).name}")) for path in found
+        ]
+    return found
 
 
 def pack(wildcards):
@@ -181,7 +202,9 @@ def members_of_pack(wildcards):
     for volume, plan in pack(wildcards).items():
         (name,) = plan["blocks"]
         place = {"archive": wildcards.archive, "volume": volume}
-        receipt = rules.predict_block.output.receipt.format(block=name, **place)
+        receipt = rules.predict_block.output.receipt.format(
+            block=f"packed_{name}", **place
+        )
         members[volume] = {
             "path": plan["path"],
             "block": name,
@@ -207,12 +230,6 @@ def own_histograms_of_pack(wildcards):
         for of in members_of_pack(wildcards).values()
         if of["histograms"]
     ]
-
-
-def code_of_pack(wildcards):
-    """Digest of the code that predicts volumes which share a job."""
-    network = EXPERIMENTS[experiment_of(wildcards)].model.network
-    return code("predict_pack.py", f"models.{network}")
 
 
 def volumes_of(archive, with_truth=False):

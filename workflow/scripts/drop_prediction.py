@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from unetflow.blocks import drop_prediction
+from unetflow.assembly import drop_prediction
 from unetflow.progress import log_to
 
 with log_to(snakemake.log[0]):

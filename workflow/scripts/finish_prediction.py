@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from unetflow.blocks import finish_prediction
+from unetflow.assembly import finish_prediction
 from unetflow.progress import log_to
 from unetflow.settings import PredictSettings
 from unetflow.store import read_json

@@ -7,5 +7,4 @@ with log_to(snakemake.log[0]):
     write_histograms(
         snakemake.params.image,
         output=Path(snakemake.output.histogram),
-        choice=snakemake.params.get("choice"),
     )

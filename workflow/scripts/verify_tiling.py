@@ -11,6 +11,6 @@ with log_to(snakemake.log[0]):
         load_for(settings, Path(snakemake.input.facts).parent),
         Path(snakemake.input.images) / snakemake.params.image,
         tile=snakemake.params.tile,
-        threads=settings.threads,
+        settings=settings,
         output=Path(snakemake.output.facts),
     )

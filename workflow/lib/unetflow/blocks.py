@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import zarr
 
 from unetflow import axes as axis_rules
 from unetflow import predicted
 from unetflow.cluster import predict_on_cluster
-from unetflow.orientations import Region
+from unetflow.orientations import Region, bounds
 from unetflow.progress import log, one_line
-from unetflow.pyramid import add_levels
 from unetflow.regions import Job, load_for, open_job, predict_regions
 from unetflow.settings import PredictSettings
 from unetflow.states import digest, state_of_files
 from unetflow.store import (
     create_array,
-    describe_image,
     full_shards,
     read_json,
     remove,
     require_memory,
     require_space,
-    shard_regions,
+    shard_files,
+    stored_bytes,
     write_json,
 )
-from unetflow.volumes import choice_of, open_volume
-from unetflow.voxels import resampled
 
 Needs = tuple[int, int]
 
@@ -89,8 +88,9 @@ def predict_block(
         array = open_or_create(prediction / facts["array"], job)
         work = {key: value for key, value in block.items() if key != "settings"}
         # Where it is computed, and with how many threads, makes no other result.
-        how = settings.model_dump(mode="json", exclude={"device", "threads", "scheduler"})
-        journal = Journal(receipt, array, digest(facts["array"], work, how, code))
+        elsewhere = {"device", "threads", "scheduler", "missing_chunks"}
+        how = settings.model_dump(mode="json", exclude=elsewhere)
+        journal = Journal(receipt, array, digest(facts["array"], work, how, code, repaired))
         shards = shards_of(array, block["region"])
         waiting = [shard for shard in shards if not journal.has(shard)]
         log(f"device {loaded.device}, {len(waiting)} of {len(shards)} shards")
@@ -101,6 +101,7 @@ def predict_block(
         else:
             opened = (model, volume, settings, block, histograms)
             predict_on_cluster(settings.scheduler, opened, array, waiting, journal.add)
+        facts["shards"] = sorted(journal.line(shard) for shard in shards)
     except ValueError as error:
         facts |= {"state": "failed", "reason": one_line(error), "files": state_of_files(volume)}
         log(f"failed: {facts['reason']}")
@@ -138,7 +139,7 @@ def predict_pack(
     output.parent.mkdir(parents=True, exist_ok=True)
     require_space(output.parent, needs[1] * 10**6, "set predict.dtype to uint8")
     for volume, of in members.items():
-        receipt = folder / volume / "prediction_blocks" / f"{of['block']}.json"
+        receipt = folder / volume / "prediction_blocks" / f"packed_{of['block']}.json"
         predict_block(
             model,
             of["path"],
@@ -164,6 +165,8 @@ def array_name(job: Job) -> str:
         job.model.precision,
         stored,
         layout(job)[2:],
+        bounds(job.within or ()),
+        job.mask_known_by,
     )
 
 
@@ -180,7 +183,7 @@ def open_or_create(path: Path, job: Job) -> zarr.Array[Any]:
     Blocks that come first at once write the same bytes of metadata, by rename; those of a volume
     that has grown write its new shape.
     """
-    mine = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
+    mine = path.with_name(f".{path.name}.{uuid4().hex}")
     path.mkdir(parents=True, exist_ok=True)
     axes, shape, chunks, shards = layout(job)
     try:
@@ -192,14 +195,14 @@ def open_or_create(path: Path, job: Job) -> zarr.Array[Any]:
 
 
 def shards_of(array: zarr.Array[Any], region: Sequence[Sequence[int]]) -> list[Region]:
-    """Regions of the shards that begin in a block."""
-    return [
-        shard
-        for shard in shard_regions(array, len(region))
-        if all(
-            start <= part.start < stop for part, (start, stop) in zip(shard, region, strict=True)
-        )
+    """Regions of the shards of a block, which begins at one."""
+    steps = (array.shards or array.chunks)[-len(region) :]
+    extents = array.shape[-len(region) :]
+    along = [
+        [slice(i, min(i + step, extent)) for i in range(start, min(stop, extent), step)]
+        for (start, stop), step, extent in zip(region, steps, extents, strict=True)
     ]
+    return list(itertools.product(*along))
 
 
 class Journal:
@@ -210,9 +213,9 @@ class Journal:
     """
 
     def __init__(self, receipt: Path, array: zarr.Array[Any], digest: str) -> None:
-        self.path = receipt.with_name(f".{receipt.stem}.{digest}")
+        self.path = receipt.parent / ".journals" / receipt.stem / digest
         self.array = array
-        for other in receipt.parent.glob(f".{receipt.stem}.*"):
+        for other in self.path.parent.glob("*"):
             if other != self.path:
                 remove(other)
         lines = self.path.read_text().splitlines(keepends=True) if self.path.is_file() else []
@@ -225,7 +228,7 @@ class Journal:
 
     def add(self, shard: Region) -> None:
         """Note a shard, once it is on the disk."""
-        for file in self.files(shard):
+        for file in shard_files(self.array, [part.start for part in shard]):
             with file.open("rb") as written:
                 os.fsync(written.fileno())
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -239,78 +242,10 @@ class Journal:
         try:
             self.array[:, *shard]
         except (RuntimeError, ValueError):  # what codecs raise
-            for file in self.files(shard):
+            for file in shard_files(self.array, [part.start for part in shard]):
                 remove(file)
 
     def line(self, shard: Region) -> str:
         """First voxel of a shard, and the bytes of its files."""
-        size = sum(file.stat().st_size for file in self.files(shard))
-        return f"{'_'.join(str(part.start) for part in shard)} {size}"
-
-    def files(self, shard: Region) -> list[Path]:
-        """Files of a shard, one per channel, but those of nothing but 0."""
-        shards = (self.array.shards or self.array.chunks)[-len(shard) :]
-        place = [str(part.start // step) for part, step in zip(shard, shards, strict=True)]
-        folder = Path(self.array.store.root) / "c"  # type: ignore[attr-defined]
-        files = (folder.joinpath(str(c), *place) for c in range(self.array.shape[0]))
-        return [file for file in files if file.is_file()]
-
-
-def finish_prediction(
-    row: Mapping[str, Any],
-    receipts: Iterable[Path],
-    model: Mapping[str, Any],
-    settings: PredictSettings,
-    prediction: Path,
-    output: Path,
-) -> None:
-    """Make one OME-Zarr image of a volume's blocks, with coarser levels, and say how they went.
-
-    Parameters
-    ----------
-    row : mapping
-        The volume in the plan; its `reason` tells if it could not be planned.
-    model : mapping
-        Its `model.json`.
-    output : Path
-        JSON: `state`, `reason`, `volume` (its row without its blocks), `blocks`, `seconds` of all
-        of them, and `waiting`, the largest share of the time in which a device waited for data.
-    """
-    facts = [read_json(path) for path in receipts]
-    reasons = [reason for reason in [row["reason"], *(f["reason"] for f in facts)] if reason]
-    if not reasons:
-        (first,) = {fact["array"] for fact in facts}
-        keep_array(prediction, first)
-        image = resampled(open_volume(row["path"], **choice_of(row)), settings.voxel_size_um)
-        axes = "c" + axis_rules.spatial(image.axes)
-        size, mean = image.voxel_size_um, settings.output != "classes"
-        levels = add_levels(prediction, first, axes, size, mean)
-        metadata = predicted.metadata(model["class_names"], settings)
-        describe_image(prediction, axes, size, levels, **metadata)
-    write_json(
-        output,
-        {
-            "state": "failed" if reasons else "done",
-            "reason": "; ".join(dict.fromkeys(reasons)),
-            "volume": {key: value for key, value in row.items() if key != "blocks"},
-            "blocks": len(facts),
-            "seconds": round(sum(fact["seconds"] for fact in facts), 2),
-            "waiting": max((fact["waiting"] for fact in facts), default=0.0),
-        },
-    )
-
-
-def drop_prediction(prediction: Path, output: Path) -> None:
-    """Remove a volume's prediction, which is segmented; what remains says so.
-
-    The journals of its blocks name files that are gone, so a block that runs again is predicted.
-    """
-    remove(prediction)
-    write_json(output, {"prediction": "removed, since predict.keep is false"})
-
-
-def keep_array(prediction: Path, name: str) -> None:
-    """Remove what models and settings of before have left in a volume's prediction."""
-    for other in prediction.iterdir():
-        if other.name not in (name, "zarr.json"):
-            remove(other)
+        start = [part.start for part in shard]
+        return f"{'_'.join(map(str, start))} {stored_bytes(self.array, start)}"

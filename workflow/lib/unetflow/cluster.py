@@ -10,10 +10,13 @@ from typing import Any
 
 import zarr
 
+from unetflow.inference import load
 from unetflow.orientations import Region, bounds
 from unetflow.progress import Bar
-from unetflow.regions import Job, load_for, open_job
+from unetflow.regions import Job, open_job
 from unetflow.settings import PredictSettings
+from unetflow.states import digest
+from unetflow.store import read_json
 
 Opened = tuple[Path, str, PredictSettings, Mapping[str, Any], Path | None]
 """Model, volume, settings, block and histograms, in paths that the workers see too."""
@@ -53,20 +56,29 @@ def predict_on_cluster(
         ) from error
     model, volume, settings, block, histograms = opened
     # Plain values, by which a worker knows what it has opened before.
+    weights = read_json(model / "model.json")["weights_sha256"]
     facts = (settings.model_dump_json(), json.dumps(block), str(histograms or ""))
-    plain = (str(model), volume, *facts)
+    counted = digest(read_json(histograms)) if histograms else ""
+    plain = (str(model), volume, *facts, weights, counted)
     folder = str(Path(array.store.root).resolve())  # type: ignore[attr-defined]
     bar = Bar(f"predicting {volume}", len(regions))
-    with Client(address) as client:
-        tasks = {
-            client.submit(predict_region, plain, folder, bounds(region), pure=False): region
-            for region in regions
-        }
-        for task in as_completed(tasks):
-            task.result()
-            written(tasks[task])
-            bar.step()
-    bar.close()
+    try:
+        with Client(address) as client:
+            tasks = {
+                client.submit(predict_region, plain, folder, bounds(region), pure=False): region
+                for region in regions
+            }
+            for task in as_completed(tasks):
+                task.result()
+                written(tasks[task])
+                bar.step()
+    except OSError as error:
+        raise OSError(
+            f"predict.scheduler must answer: {' '.join(str(error).split())}; start it, or correct "
+            f"the address {address}"
+        ) from error
+    finally:
+        bar.close()
 
 
 def predict_region(plain: tuple[Any, ...], folder: str, parts: list[list[int]]) -> None:
@@ -78,10 +90,13 @@ def predict_region(plain: tuple[Any, ...], folder: str, parts: list[list[int]]) 
 
 
 @lru_cache(maxsize=1)
-def opened_once(model: str, volume: str, settings: str, block: str, histograms: str) -> Job:
+def opened_once(
+    model: str, volume: str, settings: str, block: str, histograms: str, *_state: str
+) -> Job:
     """Network and volume, opened for the first region that a worker predicts of them."""
     chosen = PredictSettings.model_validate_json(settings)
-    loaded = load_for(chosen, Path(model))
+    place = (chosen.device, chosen.precision, chosen.backend, chosen.threads)
+    loaded = load(Path(model), *place)
     return open_job(
         loaded, volume, chosen, json.loads(block), Path(histograms) if histograms else None
     )

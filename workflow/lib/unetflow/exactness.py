@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from unetflow.inference import Model, array_reader, logits
 from unetflow.orientations import Region
+from unetflow.prediction import tile_of
 from unetflow.progress import log
 from unetflow.regions import normalisation_of
+from unetflow.settings import PredictSettings
 from unetflow.store import open_image, write_json
 
 RELATIVE = 1e-5
@@ -21,7 +23,7 @@ RELATIVE = 1e-5
 
 
 def verify_tiling(
-    model: Model, image: Path, tile: Sequence[int], threads: int, output: Path
+    model: Model, image: Path, tile: Sequence[int], settings: PredictSettings, output: Path
 ) -> None:
     """Predict a part of an image whole, tile by tile, and on a shifted grid; write the differences.
 
@@ -32,6 +34,8 @@ def verify_tiling(
     ----------
     image : Path
         OME-Zarr; of a stack for a 2D network its first plane is taken.
+    tile : sequence of int
+        Empty: the one that is chosen for the image.
     output : Path
         JSON: `tiled` and `shifted`, the largest differences of the logits from those of the whole;
         `tolerance`; `logit_range`; `extents`, `tile` and `precision`.
@@ -42,7 +46,8 @@ def verify_tiling(
         If a difference is above the tolerance: 1e-5 of the range of the logits in single precision,
         in bf16 a unit in the last place of the largest logit.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(settings.threads)
+    tile = tile or tile_of(model, open_image(image), settings)
     pixels = part_of(model, image, tile)
     shape, read = pixels.shape[1:], array_reader(pixels)
     whole = tuple(slice(0, extent) for extent in shape)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from unetflow.progress import one_line
 from unetflow.settings import IntensitySettings
 from unetflow.store import read_json, write_json
 from unetflow.volumes import open_volume
@@ -184,6 +185,20 @@ def write_histograms(
     channels = [varied(channel, image.name) for channel in merged]
     facts = [channel.to_json() for channel in channels]
     write_json(output, {"image": image.name, "channels": facts})
+
+
+def write_volume_histograms(place: str, output: Path, choice: Mapping[str, str]) -> None:
+    """Write those of an archive's volume; one that has none is a result, with its reason.
+
+    Parameters
+    ----------
+    choice : mapping
+        Scene, time, channel and level of the volume.
+    """
+    try:
+        write_histograms(place, output, choice)
+    except (OSError, RuntimeError, ValueError) as error:  # also what codecs raise
+        write_json(output, {"image": place, "channels": [], "reason": one_line(error)})
 
 
 def slabs(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:

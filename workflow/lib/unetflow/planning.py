@@ -21,10 +21,10 @@ from unetflow.states import data_of, known_by
 from unetflow.store import Image, full_shards, read_json, write_json
 from unetflow.tile_plan import TilePlan, choose_tile, plan_of, trace
 from unetflow.volumes import choice_of, open_volume
-from unetflow.voxels import resampled
+from unetflow.voxels import Resampled, resampled
 
-# Settings of prediction that say how a volume is divided, not what is predicted.
-FOR_THE_PLAN = ("tile", "memory_gb", "block_minutes", "input_checksum", "keep")
+# Settings of prediction that say how an archive is dealt with, not what of it is predicted.
+FOR_THE_PLAN = ("tile", "memory_gb", "block_minutes", "input_checksum", "keep", "rotations")
 
 # Measured once a process has imported torch, zarr and dask.
 BASE_BYTES = 900 * 2**20
@@ -60,7 +60,7 @@ def plan_archive(
             image = open_volume(row["path"], **choice_of(row))
             image = resampled(image, experiment.predict.voxel_size_um)
             planned[volume] = plan_volume(image, row, experiment)
-        except (OSError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:  # also what codecs raise
             # A bad volume is a result: the others go on, and the summary says why this one cannot.
             planned[volume] = {
                 **row,
@@ -157,6 +157,11 @@ def plan_volume(
             f"has {len(image.spatial_shape)}; use another experiment"
         )
     within, mask = parse_region(row.get("region", ""), image), row.get("mask", "")
+    if isinstance(image.array, Resampled) and (mask or within):
+        raise ValueError(
+            f"{image.path}: a region or mask must be of a volume that is not resampled: got "
+            "predict.voxel_size_um; leave one of them out"
+        )
     wanted = {
         "choice": choice_of(row),
         "within": bounds(within or ()),
@@ -173,6 +178,7 @@ def plan_volume(
         if within is None or meet(region, within)
     }
     shards = sum(math.prod(block["shards"]) for block in blocks.values())
+    voxels = sum(block["voxels"] for block in blocks.values())
     return {
         **row,
         "state": "planned",
@@ -184,10 +190,8 @@ def plan_volume(
         "tile": list(tile.tile),
         "waste": round(tile.waste, 3),
         "files": shards * channels_of(experiment),
-        "disk_bytes": math.prod(image.spatial_shape)
-        * channels_of(experiment)
-        * bytes_of(experiment),
-        "minutes": round(math.prod(image.spatial_shape) / rate, 2),
+        "disk_bytes": voxels * channels_of(experiment) * bytes_of(experiment),
+        "minutes": round(voxels / rate, 2),
         "blocks": blocks,
     }
 
@@ -222,12 +226,9 @@ def tile_of(image: Image, experiment: ExperimentSettings) -> TilePlan:
 
 
 def voxels_a_minute(tile: TilePlan, image: Image, experiment: ExperimentSettings) -> float:
-    """Voxels that a job is taken to predict in a minute."""
+    """Voxels that a core, or a GPU, is taken to predict in a minute."""
     settings, dimensions = experiment.predict, experiment.model.dimensions
-    if tile.seconds is None:
-        seconds = tile.operations / GPU_RATE
-    else:
-        seconds = tile.seconds / settings.threads
+    seconds = tile.operations / GPU_RATE if tile.seconds is None else tile.seconds
     voxels = math.prod(shard_extents(image, dimensions)[-dimensions:])
     return 60 * voxels / seconds / settings.orientations
 
@@ -249,8 +250,12 @@ def block_grid(
     shape = image.spatial_shape
     _, shards = full_shards("c" + axis_rules.spatial(image.axes), experiment.model.dimensions == 3)
     block = list(shards[1:])
-    long = [axis for axis, extent in enumerate(shape) if extent > block[axis]]
-    voxels = math.prod(map(min, block, shape))
+    # A stack is taken to grow: its planes count as a shard of them, however many there are.
+    planes = [extent > 1 for extent in shape[:-2]]
+    long = [axis for axis, grows in enumerate(planes) if grows]
+    long += [axis for axis in range(len(planes), len(shape)) if shape[axis] > block[axis]]
+    voxels = math.prod(map(min, block[-2:], shape[-2:]))
+    voxels *= math.prod(step for step, grows in zip(block, planes, strict=False) if grows)
     most = experiment.predict.block_minutes * rate
     doubled = 0
     while long and voxels * 2 ** (doubled + 1) <= most:
@@ -316,8 +321,8 @@ def plan_block(
         `job` with `tile`, `settings`, `region` and `reads` (start and stop along each spatial
         axis), `choice` (scene, time, channel and level), `within` and `mask` (what of the volume
         is wanted, or nothing), `volume` and
-        `mask_known_by` (what tells their data from other data); `shards` along each axis, `mem_mb`,
-        `disk_mb` and `runtime` in minutes.
+        `mask_known_by` (what tells their data from other data), `phase`; `voxels`, `shards` along
+        each axis, `mem_mb`, `disk_mb` and `runtime` in minutes.
     """
     settings, dimensions = experiment.predict, experiment.model.dimensions
     reads = reach(
@@ -334,6 +339,7 @@ def plan_block(
         "region": bounds(region),
         "reads": bounds(reads),
         **wanted,
+        "phase": phase(image, experiment),
         "volume": data_of(image, reads) if settings.input_checksum == "data" else known_by(image),
     }
     extents = [part.stop - part.start for part in region]
@@ -342,11 +348,21 @@ def plan_block(
     disk = voxels * channels_of(experiment) * bytes_of(experiment)
     return {
         "job": job,
+        "voxels": voxels,
         "shards": [-(-extent // shard) for extent, shard in zip(extents, shards[1:], strict=True)],
         "mem_mb": math.ceil((BASE_BYTES + job_bytes(image, tile, experiment)) / 1e6),
         "disk_mb": math.ceil(disk / 1e6),
-        "runtime": math.ceil(10 + HOURS_LEFT * voxels / rate),
+        "runtime": math.ceil(10 + HOURS_LEFT * voxels / rate / settings.threads),
     }
+
+
+def phase(image: Image, experiment: ExperimentSettings) -> list[int]:
+    """Where the tiles of reversed orientations begin, which count from a volume's end."""
+    if experiment.predict.orientations == 1:
+        return []
+    geometry = experiment.model.geometry
+    shape = image.spatial_shape[-len(geometry) :]
+    return [extent % axis.divisor for extent, axis in zip(shape, geometry, strict=True)]
 
 
 def channels_of(experiment: ExperimentSettings) -> int:
@@ -370,6 +386,9 @@ def job_bytes(image: Image, tile: TilePlan, experiment: ExperimentSettings) -> i
     channels = image.array.shape[image.axes.index("c")] if "c" in image.axes else 1
     # What is read, as stored and in float32, of the region in work and of the next one.
     pixels = 2 * read * channels * (4 + image.array.dtype.itemsize)
+    if isinstance(image.array, Resampled):  # the voxels below, and two that each is between
+        source = read * math.prod(max(step, 1.0) for step in image.array.steps)
+        pixels += round(source * channels * 4 * 4)
     # Of each class what is predicted of a plane or a volume, while its mean is taken; and what is
     # stored, twice.
     plane = math.prod(extents[-dimensions:]) * CLASSES * 4

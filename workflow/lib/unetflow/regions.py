@@ -100,6 +100,8 @@ class Job:
         Part of the image that is predicted.
     mask : Image, optional
         Of the image's spatial extents: voxels that are predicted are not 0.
+    mask_known_by : sequence
+        What tells it from other masks.
     """
 
     model: Model
@@ -109,6 +111,7 @@ class Job:
     settings: PredictSettings
     within: Region | None = None
     mask: Image | None = None
+    mask_known_by: Sequence[Any] = ()
 
     @property
     def class_names(self) -> list[str]:
@@ -255,7 +258,10 @@ def open_job(
         require_chunks(stored, reads if image is stored else image.array.source(reads))
     if settings.voxel_size_um is None:
         require_size(image, model.facts.get("voxel_size_um", {}), len(model.geometry))
-    own = read_json(histograms)["channels"] if histograms else None
+    measured = read_json(histograms) if histograms else {}
+    if measured.get("reason"):
+        raise ValueError(measured["reason"])
+    own = measured.get("channels")
     within = tuple(slice(*part) for part in block["within"]) if block["within"] else None
     mask = open_volume(block["mask"]) if block["mask"] else None
     if mask is not None and mask.spatial_shape != image.spatial_shape:
@@ -264,7 +270,8 @@ def open_job(
             f"{mask.spatial_shape}; correct the mask in the sheet"
         )
     normalise = normalisation_of(model, image, own)
-    return Job(model, image, normalise, tuple(block["tile"]), settings, within, mask)
+    tile, known = tuple(block["tile"]), block["mask_known_by"]
+    return Job(model, image, normalise, tile, settings, within, mask, known)
 
 
 def predict_regions(

@@ -494,8 +494,8 @@ class PredictSettings(Settings):
     )
     block_minutes: float = setting(
         30.0,
-        "estimated work of one job on an archive, in whole shards of a large volume or in several "
-        "small volumes",
+        "estimated work of one job on an archive, of one core or a GPU, in whole shards of a "
+        "large volume or in several small volumes",
         "minutes",
         gt=0,
     )

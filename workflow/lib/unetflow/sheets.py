@@ -126,7 +126,9 @@ def of_image(row: Mapping[str, str], image: str) -> dict[str, str]:
     """Row of one image of a plate or well."""
     *well, last = image.split("/")
     name = re.sub("[^A-Za-z0-9_]", "", "".join(well)), re.sub("[^A-Za-z0-9_-]", "-", last)
-    below = {key: f"{row[key].rstrip('/')}/{image}" for key in ("path", "truth") if row.get(key)}
+    below = {
+        key: f"{row[key].rstrip('/')}/{image}" for key in ("path", "truth", "mask") if row.get(key)
+    }
     return {**row, **below, "volume": "-".join(filter(None, (row["volume"], *name)))}
 
 
@@ -163,7 +165,9 @@ def read_present(folder: Path, results: Path) -> dict[str, list[dict[str, str]]]
 
 def datasets_in(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """Names of the datasets that the rows of a sheet take volumes from."""
-    places = [row[column] for row in rows for column in ("path", "truth") if row.get(column)]
+    places = [
+        row[column] for row in rows for column in ("path", "truth", "mask") if row.get(column)
+    ]
     return sorted({place[8:].split("/")[0] for place in places if place.startswith("dataset:")})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,16 +35,31 @@ def digest(*facts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def state_of_file(path: Path) -> tuple[int, int] | None:
-    """Size in bytes and time of change in ns of a volume; None where there is none.
+def state_of_file(path: Path) -> tuple[tuple[int, int], ...]:
+    """Size in bytes and time of change in ns of a file; of a Zarr folder those of its metadata.
 
-    Of a Zarr folder those of its metadata: a folder's time says nothing of its files.
+    A folder's own time says nothing of its files. Nothing where there is nothing.
     """
-    for place in (*(path / name for name in METADATA), path):
+    found = []
+    for place in metadata_files(path) if path.is_dir() else [path]:
         with suppress(OSError):
             status = place.stat()
-            return status.st_size, status.st_mtime_ns
-    return None
+            found.append((status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+def metadata_files(folder: Path) -> list[Path]:
+    """Metadata of a Zarr group and of all groups and arrays below it, or of an array."""
+    here = [folder / name for name in METADATA if (folder / name).is_file()]
+    is_array = any(
+        file.name == ".zarray"
+        or (file.name == "zarr.json" and read_json(file).get("node_type") == "array")
+        for file in here
+    )
+    if is_array or not here:  # chunks lie below an array: there may be millions
+        return here
+    below = sorted(child for child in folder.iterdir() if child.is_dir())
+    return here + [file for child in below for file in metadata_files(child)]
 
 
 def state_of_files(place: str) -> str:
@@ -79,9 +95,8 @@ def known_by(image: Image) -> list[Any]:
     """
     path = file_of(str(image.path))
     if path is not None and path.is_file():
-        return list(state_of_file(path) or ())
-    files = [path / name for name in METADATA if (path / name).is_file()] if path else []
-    facts = [read_json(file) for file in files]
+        return list(state_of_file(path))
+    facts = [read_json(file) for file in metadata_files(path)] if path else []
     for of in facts:
         of.pop("shape", None)
         of.pop("consolidated_metadata", None)  # repeats those of the arrays
@@ -91,8 +106,11 @@ def known_by(image: Image) -> list[Any]:
 def data_of(image: Image, reads: Region) -> list[str]:
     """SHA-256 of the voxels of a region, in a list."""
     voxels = hashlib.sha256()
-    for first in range(reads[0].start, reads[0].stop):
-        voxels.update(image.region((slice(first, first + 1), *reads[1:])).tobytes())
+    beside = math.prod(part.stop - part.start for part in reads[1:])
+    step = max(2**26 // beside, 1)
+    for first in range(reads[0].start, reads[0].stop, step):
+        some = slice(first, min(first + step, reads[0].stop))
+        voxels.update(image.region((some, *reads[1:])).tobytes())
     return [voxels.hexdigest()]
 
 

@@ -185,14 +185,17 @@ def multiscale(
     axes: str,
     voxel_size_um: dict[str, float],
     levels: Mapping[str, Mapping[str, int]] | None = None,
+    means: bool = True,
 ) -> dict[str, Any]:
     """OME metadata of an image; axes of unknown size have scale 1 and no unit.
 
     Parameters
     ----------
     levels : mapping, optional
-        Path of each level to the voxels of the first that one of its own is the mean of, per axis.
-        One level "0" where there are none.
+        Path of each level to the voxels of the first that one of its own stands for, per axis. One
+        level "0" where there are none.
+    means : bool
+        Whether it is the mean of them; else the first of them.
     """
     described = []
     for axis in axes:
@@ -205,7 +208,7 @@ def multiscale(
         sizes = [(voxel_size_um.get(axis, 1.0), factors.get(axis, 1)) for axis in axes]
         scale = [float(size * factor) for size, factor in sizes]
         transformations = [{"type": "scale", "scale": scale}]
-        if factors:  # the first voxel's centre is that of the voxels below it
+        if factors and means:  # the first voxel's centre is that of the voxels below it
             shift = [float(size * (factor - 1) / 2) for size, factor in sizes]
             transformations.append({"type": "translation", "translation": shift})
         datasets.append({"path": path, "coordinateTransformations": transformations})
@@ -222,9 +225,10 @@ def describe_image(
     levels: Mapping[str, Mapping[str, int]],
     extra: Mapping[str, Any],
     attributes: Mapping[str, Any],
+    means: bool = True,
 ) -> None:
     """Make an OME-Zarr image of a folder that holds the arrays of its levels, see `multiscale`."""
-    ome = {**multiscale(path.name, axes, voxel_size_um, levels), **extra}
+    ome = {**multiscale(path.name, axes, voxel_size_um, levels, means), **extra}
     facts = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome, **attributes}}
     write_json(path / "zarr.json", facts)
 
@@ -274,6 +278,20 @@ def shard_regions(array: zarr.Array[Any], spatial_axes: int) -> list[tuple[slice
         )
         for start in starts
     ]
+
+
+def shard_files(array: zarr.Array[Any], start: Sequence[int]) -> list[Path]:
+    """Files of a shard by its first voxel, one per channel, but those of nothing but 0."""
+    shards = (array.shards or array.chunks)[-len(start) :]
+    place = [str(first // step) for first, step in zip(start, shards, strict=True)]
+    folder = Path(array.store.root) / array.path / "c"  # type: ignore[attr-defined]
+    files = (folder.joinpath(str(channel), *place) for channel in range(array.shape[0]))
+    return [file for file in files if file.is_file()]
+
+
+def stored_bytes(array: zarr.Array[Any], start: Sequence[int]) -> int:
+    """Bytes of these files."""
+    return sum(file.stat().st_size for file in shard_files(array, start))
 
 
 def add_label(
