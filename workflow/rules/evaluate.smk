@@ -53,6 +53,7 @@ rule summarise_experiment:
 rule evaluate_volume:
     """Score a volume of an archive whose row names its truth."""
     input:
+        receipts=receipts,
         predicted=rules.finish_prediction.output.facts,
         segmentation=rules.segment_volume.output.segmentation,
         summary=rules.segment_volume.output.summary,

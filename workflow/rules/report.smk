@@ -61,6 +61,7 @@ rule status:
 rule drop_prediction:
     """Remove a volume's prediction once it is segmented and scored, where it is not to be kept."""
     input:
+        receipts=receipts,
         summary=rules.segment_volume.output.summary,
         metrics=metrics_of_volume,
     output:

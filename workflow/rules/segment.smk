@@ -26,6 +26,8 @@ rule segment_images:
 rule segment_volume:
     """Divide a predicted volume into instances and say how it went."""
     input:
+        # Asked of the plan, so that it is looked at again once an archive has been planned anew.
+        receipts=receipts,
         predicted=rules.finish_prediction.output.facts,
         facts=final_network(rules.train_model.output.facts),
     output:

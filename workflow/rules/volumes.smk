@@ -25,16 +25,18 @@ def sheet_experiments(wildcards):
 def archive_key(archive):
     """What a plan is made from: sheet, volumes as they are, settings and the planner's code."""
     rows = sheet_rows(archive)
+    # What of a dataset is not there before the run is told by the dataset's own key.
     volumes = [
         states.state_of_file(Path(path))
-        for row in rows.values()
+        for row in SHEETS[archive]
         for column in ("path", "mask")
-        for path in sheets.files_of(row[column])
+        for path in sheets.files_of(row.get(column, ""))
     ]
     volumes += [
-        states.state_of_files(row["path"])
-        for row in rows.values()
+        states.state_of_files(path)
+        for row in SHEETS[archive]
         if EXPERIMENTS[row["experiment"]].predict.input_checksum == "data"
+        for path in sheets.files_of(row["path"])
     ]
     volumes += [dataset_key(name) for name in sheets.datasets_in(SHEETS[archive])]
     names = sorted({row["experiment"] for row in rows.values()})
