@@ -36,13 +36,15 @@ experiments/tiny/fold0/seed0/history.tsv
 experiments/tiny/fold0/seed0/train.run.json
 experiments/tiny/fold0/seed0/prediction.ome.zarr/membranes0_000/zarr.json
 experiments/tiny/fold0/seed0/segmentation.ome.zarr/membranes0_000/zarr.json
+experiments/tiny/fold0/seed0/tiling.json
 experiments/tiny/fold0/seed0/metrics.tsv
 experiments/tiny/metrics.tsv
 experiments/tiny/summary.json
 experiments/tiny-unweighted/summary.json
 archives/tiny/plan.json
 archives/tiny/first/prediction.ome.zarr/zarr.json
-archives/tiny/first/prediction_blocks/0_0.json
+archives/tiny/first/prediction_blocks/packed_0_0.json
+archives/tiny/first/prediction.json
 archives/tiny/first/segmentation.ome.zarr/zarr.json
 archives/tiny/first/objects.tsv
 archives/tiny/first/metrics.tsv
