@@ -19,12 +19,7 @@ from unetflow.settings import UNetSettings
 
 torch.set_num_threads(1)
 
-CASES = [
-    (2, 3, (211, 187), [1, 2, 5]),
-    (2, 1, (5, 3), [2]),
-    (3, 1, (40, 37, 33), [3, 8]),
-    (3, 2, (37, 41, 30), [2]),
-]
+CASES = [(2, 3, (211, 187), [1, 5]), (3, 1, (40, 37, 33), [3])]
 
 
 def pair(
