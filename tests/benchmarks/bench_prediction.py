@@ -37,7 +37,7 @@ ROUNDS, CLASSES = 10, 2
 PEER_TILE = {2: 512, 3: 128}
 CAREAMICS_OVERLAP = 48
 BIOIMAGEIO_HALO = {2: 32, 3: 16}
-"""As in the zoo's own U-Nets; the library has no default."""
+"""The library has no default."""
 
 
 @dataclass(frozen=True)

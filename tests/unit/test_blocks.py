@@ -288,6 +288,28 @@ def test_the_workers_of_a_dask_cluster_predict_the_same(tmp_path: Path) -> None:
         assert predict(tmp_path, plan, "0_0_0", "other code")["state"] == "failed"
 
 
+def test_a_full_disk_of_a_worker_is_not_told_as_the_schedulers_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed", reason="distributed is not installed")
+
+    def full(*_: Any) -> NDArray[np.float32]:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Job, "predict", full)
+    volume(tmp_path / "image", (40, 35))
+    write_model(tmp_path / "model")
+    with distributed.LocalCluster(
+        n_workers=1, processes=False, dashboard_address=":0", silence_logs=50
+    ) as cluster:
+        plan = planned(
+            tmp_path, tmp_path / "image", experiment(scheduler=cluster.scheduler_address)
+        )
+        with pytest.raises(OSError, match=r"^.Errno 28. No space left on device$"):
+            predict(tmp_path, plan, "0_0")
+    assert not receipt_of(tmp_path, "0_0").exists()
+
+
 def test_a_scheduler_that_does_not_answer_is_an_error_and_no_receipt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,7 +122,7 @@ def row_to_finish(wildcards):
 
 def settings_to_finish(wildcards):
     """Settings that the metadata and levels of a prediction depend on."""
-    kept = {"output", "channels", "dtype", "voxel_size_um"}
+    kept = {"output", "channels", "voxel_size_um"}
     settings = EXPERIMENTS[experiment_of(wildcards)].predict
     return settings.model_dump(mode="json", include=kept)
 
@@ -219,9 +219,8 @@ def members_of_pack(wildcards):
 
 def datasets_of_pack(wildcards):
     """Images of the datasets that volumes which share a job belong to."""
-    rows = [
-        row for row in SHEETS[wildcards.archive] if row["volume"] in pack(wildcards)
-    ]
+    members = pack(wildcards)
+    rows = [row for row in SHEETS[wildcards.archive] if row["volume"] in members]
     return expand(rules.prepare_dataset.output.images, dataset=sheets.datasets_in(rows))
 
 

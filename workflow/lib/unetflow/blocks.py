@@ -33,6 +33,7 @@ from unetflow.store import (
 )
 
 Needs = tuple[int, int]
+"""MB of memory and of disk."""
 
 
 def predict_block(
@@ -239,10 +240,13 @@ class Journal:
 
     def clear(self, shard: Region) -> None:
         """Remove a shard's files if torn: where the array ends inside, writing reads them."""
+        files = shard_files(self.array, [part.start for part in shard])
+        if not files:
+            return
         try:
             self.array[:, *shard]
         except (RuntimeError, ValueError):  # what codecs raise
-            for file in shard_files(self.array, [part.start for part in shard]):
+            for file in files:
                 remove(file)
 
     def line(self, shard: Region) -> str:

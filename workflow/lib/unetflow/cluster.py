@@ -61,24 +61,26 @@ def predict_on_cluster(
     counted = digest(read_json(histograms)) if histograms else ""
     plain = (str(model), volume, *facts, weights, counted)
     folder = str(Path(array.store.root).resolve())  # type: ignore[attr-defined]
-    bar = Bar(f"predicting {volume}", len(regions))
     try:
-        with Client(address) as client:
-            tasks = {
-                client.submit(predict_region, plain, folder, bounds(region), pure=False): region
-                for region in regions
-            }
-            for task in as_completed(tasks):
-                task.result()
-                written(tasks[task])
-                bar.step()
+        client = Client(address)
     except OSError as error:
         raise OSError(
             f"predict.scheduler must answer: {' '.join(str(error).split())}; start it, or correct "
             f"the address {address}"
         ) from error
+    bar = Bar(f"predicting {volume}", len(regions))
+    try:
+        tasks = {
+            client.submit(predict_region, plain, folder, bounds(region), pure=False): region
+            for region in regions
+        }
+        for task in as_completed(tasks):
+            task.result()
+            written(tasks[task])
+            bar.step()
     finally:
         bar.close()
+        client.close()
 
 
 def predict_region(plain: tuple[Any, ...], folder: str, parts: list[list[int]]) -> None:

@@ -320,9 +320,9 @@ def plan_block(
     dict
         `job` with `tile`, `settings`, `region` and `reads` (start and stop along each spatial
         axis), `choice` (scene, time, channel and level), `within` and `mask` (what of the volume
-        is wanted, or nothing), `volume` and
-        `mask_known_by` (what tells their data from other data), `phase`; `voxels`, `shards` along
-        each axis, `mem_mb`, `disk_mb` and `runtime` in minutes.
+        is wanted, or nothing), `volume` and `mask_known_by` (what tells their data from other
+        data), `phase`; and beside it `voxels`, `shards` along each axis, `mem_mb`, `disk_mb` and
+        `runtime` in minutes.
     """
     settings, dimensions = experiment.predict, experiment.model.dimensions
     reads = reach(

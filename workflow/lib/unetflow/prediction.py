@@ -17,13 +17,7 @@ from unetflow.progress import log, track
 from unetflow.regions import Job, normalisation_of, predict_regions
 from unetflow.rotations import mean_over_rotations
 from unetflow.settings import PredictSettings, UNetSettings
-from unetflow.store import (
-    Image,
-    create_image,
-    open_image,
-    replacing,
-    shard_regions,
-)
+from unetflow.store import Image, create_image, open_image, replacing, shard_regions
 from unetflow.tile_plan import choose_tile
 
 

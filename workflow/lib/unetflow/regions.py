@@ -24,10 +24,7 @@ from unetflow.orientations import Region
 from unetflow.progress import Bar
 from unetflow.settings import IntensitySettings, PredictSettings
 from unetflow.states import require_chunks
-from unetflow.store import (
-    Image,
-    read_json,
-)
+from unetflow.store import Image, read_json
 from unetflow.volumes import open_volume
 from unetflow.voxels import require_size, resampled
 
