@@ -97,3 +97,11 @@ def test_how_to_predict_does_not_retrain(project: Project) -> None:
     jobs = project.would_run()
     assert "predict_images" in jobs
     assert "train_model" not in jobs
+
+
+def test_what_concerns_volumes_alone_leaves_an_experiments_images(project: Project) -> None:
+    path = project.path / "config/experiments/tiny.yaml"
+    path.write_text(path.read_text().replace("predict: {", "predict: {dtype: uint8, keep: false, "))
+    assert "predict_images" in project.would_run()  # the type is of both
+    path.write_text(path.read_text().replace("dtype: uint8, ", "block_minutes: 5, "))
+    assert not {"predict_images", "verify_tiling", "segment_images"} & project.would_run()

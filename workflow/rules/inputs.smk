@@ -209,6 +209,26 @@ def verify_code(wildcards):
     )
 
 
+# Of predict: what is done to an archive's volumes alone, or chooses images but changes none
+NOT_OF_IMAGES = {
+    "output",
+    "channels",
+    "unannotated",
+    "keep",
+    "block_minutes",
+    "voxel_size_um",
+    "missing_chunks",
+    "input_checksum",
+    "scheduler",
+}
+
+
+def image_prediction(wildcards):
+    """Settings that predictions of an experiment's own images depend on."""
+    settings = EXPERIMENTS[wildcards.experiment].predict
+    return settings.model_dump(mode="json", exclude=NOT_OF_IMAGES)
+
+
 def prediction_tile(wildcards):
     """Tile of prediction per axis; none where it is chosen for each image."""
     experiment = settled(wildcards.experiment)
@@ -302,11 +322,11 @@ def archives_now(_wildcards):
 
 
 def unannotated_predictions(_wildcards):
-    """Predictions of images without truth, which the final network makes."""
+    """Predictions of images without truth, which the final network makes, where wanted."""
     return [
         path
         for name, experiment in CHOSEN.items()
-        if images_in(name, "final", "test")
+        if experiment.predict.unannotated and images_in(name, "final", "test")
         for path in expand(
             rules.segment_images.output.segmentation,
             experiment=name,

@@ -23,7 +23,7 @@ rule predict_images:
         ),
     params:
         code=predict_code,
-        settings=section("predict"),
+        settings=image_prediction,
         test=lambda wildcards: images_in(wildcards.experiment, wildcards.split, "test"),
     script:
         "../scripts/predict_images.py"
@@ -52,7 +52,7 @@ rule verify_tiling:
         ),
     params:
         code=verify_code,
-        settings=section("predict"),
+        settings=image_prediction,
         tile=prediction_tile,
         image=lambda wildcards: images_in(
             wildcards.experiment, wildcards.split, "test"

@@ -489,6 +489,11 @@ class PredictSettings(Settings):
     channels: tuple[str, ...] | None = setting(
         None, "classes whose probabilities an archive's volumes store; null: all but background"
     )
+    unannotated: bool = setting(
+        True,
+        "the dataset's images without truth are predicted, by a final network that learns from all "
+        "others; false: only scores are wanted",
+    )
     keep: bool = setting(
         True, "an archive's predictions once they are segmented and scored; else they are removed"
     )
