@@ -67,7 +67,13 @@ def receipt_of(tmp_path: Path, block: str) -> Path:
     return tmp_path / "v/prediction_blocks" / f"{block}.json"
 
 
-def predict(tmp_path: Path, plan: dict[str, Any], block: str, code: str = "code") -> dict[str, Any]:
+def predict(
+    tmp_path: Path,
+    plan: dict[str, Any],
+    block: str,
+    code: str = "code",
+    needs: tuple[int, int] = (100, 1),
+) -> dict[str, Any]:
     """Predict one block of a planned volume; return its receipt."""
     receipt = receipt_of(tmp_path, block)
     predict_block(
@@ -78,6 +84,7 @@ def predict(tmp_path: Path, plan: dict[str, Any], block: str, code: str = "code"
         plan["blocks"][block]["job"],
         code,
         repaired(receipt, plan["path"]),
+        needs=needs,
     )
     facts: dict[str, Any] = read_json(receipt)
     return facts
@@ -286,6 +293,47 @@ def test_the_workers_of_a_dask_cluster_predict_the_same(tmp_path: Path) -> None:
         np.testing.assert_allclose(found[...], expected(tmp_path, pixels, 2), atol=1e-5)
         (tmp_path / "image/0/zarr.json").write_text("broken")
         assert predict(tmp_path, plan, "0_0_0", "other code")["state"] == "failed"
+
+
+def test_the_jobs_of_a_batch_system_predict_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
+    # A batch system that starts a job at once, and writes down what was asked of it.
+    submit, cancel = tmp_path / "bin/sbatch", tmp_path / "bin/scancel"
+    submit.parent.mkdir()
+    submit.write_text(
+        f'#!/bin/sh\ncat "$1" >>"{tmp_path}/asked"\ncp "$1" "$0.$$"\n'
+        'setsid sh "$0.$$" >/dev/null 2>&1 </dev/null &\necho "Submitted batch job $!"\n'
+    )
+    cancel.write_text('#!/bin/sh\nkill -- -"$1"\n')
+    submit.chmod(0o755)
+    cancel.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{submit.parent}:{os.environ['PATH']}")
+    pixels = volume(tmp_path / "image", (2, 40, 35))
+    write_model(tmp_path / "model")
+    of = experiment(scheduler="slurm", workers=2, threads=1)
+    plan = planned(tmp_path, tmp_path / "image", of)
+    monkeypatch.chdir(tmp_path)
+    assert predict(tmp_path, plan, "0_0_0", needs=(1000, 1))["state"] == "done"
+    asked = (tmp_path / "asked").read_text()
+    assert asked.count("#!") == 2
+    assert "#SBATCH --mem=954M" in asked  # 1000 MB in units of 2**20
+    found = finished(tmp_path, plan, of).array
+    np.testing.assert_allclose(found[...], expected(tmp_path, pixels, 2), atol=1e-5)
+
+
+def test_a_batch_system_that_is_not_there_is_an_error_and_no_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    volume(tmp_path / "image", (40, 35))
+    write_model(tmp_path / "model")
+    plan = planned(tmp_path, tmp_path / "image", experiment(scheduler="slurm"))
+    with pytest.raises(OSError, match=r"predict\.scheduler must answer.*sbatch.*slurm"):
+        predict(tmp_path, plan, "0_0", needs=(1000, 1))
+    assert not receipt_of(tmp_path, "0_0").exists()
 
 
 def test_a_full_disk_of_a_worker_is_not_told_as_the_schedulers_fault(

@@ -220,6 +220,7 @@ NOT_OF_IMAGES = {
     "missing_chunks",
     "input_checksum",
     "scheduler",
+    "workers",
 }
 
 

@@ -89,7 +89,7 @@ def predict_block(
         array = open_or_create(prediction / facts["array"], job)
         work = {key: value for key, value in block.items() if key != "settings"}
         # Where it is computed, and with how many threads, makes no other result.
-        elsewhere = {"device", "threads", "scheduler", "missing_chunks"}
+        elsewhere = {"device", "threads", "scheduler", "workers", "missing_chunks"}
         how = settings.model_dump(mode="json", exclude=elsewhere)
         journal = Journal(receipt, array, digest(facts["array"], work, how, code, repaired))
         shards = shards_of(array, block["region"])
@@ -101,7 +101,7 @@ def predict_block(
             facts["waiting"] = round(predict_regions(job, array, waiting, journal.add), 4)
         else:
             opened = (model, volume, settings, block, histograms)
-            predict_on_cluster(settings.scheduler, opened, array, waiting, journal.add)
+            predict_on_cluster(opened, needs[0], array, waiting, journal.add)
         facts["shards"] = sorted(journal.line(shard) for shard in shards)
     except ValueError as error:
         facts |= {"state": "failed", "reason": one_line(error), "files": state_of_files(volume)}

@@ -1,13 +1,16 @@
-"""The shards of a block as tasks of a Dask cluster that is already running."""
+"""The shards of a block as tasks of a Dask cluster, running or made of a batch system's jobs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import dask
 import zarr
 
 from unetflow.inference import load
@@ -18,13 +21,27 @@ from unetflow.settings import PredictSettings
 from unetflow.states import digest
 from unetflow.store import read_json
 
+if TYPE_CHECKING:
+    from distributed import Client
+
+BATCH_SYSTEMS = {
+    "htcondor": "HTCondorCluster",
+    "lsf": "LSFCluster",
+    "moab": "MoabCluster",
+    "oar": "OARCluster",
+    "pbs": "PBSCluster",
+    "sge": "SGECluster",
+    "slurm": "SLURMCluster",
+}
+"""Classes of dask-jobqueue, by the name of their section in Dask's `jobqueue.yaml`."""
+
 Opened = tuple[Path, str, PredictSettings, Mapping[str, Any], Path | None]
 """Model, volume, settings, block and histograms, in paths that the workers see too."""
 
 
 def predict_on_cluster(
-    address: str,
     opened: Opened,
+    memory_mb: int,
     array: zarr.Array[Any],
     regions: Sequence[Region],
     written: Callable[[Region], None],
@@ -33,27 +50,20 @@ def predict_on_cluster(
 
     Parameters
     ----------
-    address : str
-        Of the scheduler.
+    memory_mb : int
+        What a worker needs; asked of a batch system unless `jobqueue.yaml` says otherwise. 0: that.
     written : callable
         Told each region once it is in the array, here and not on a worker.
 
     Raises
     ------
     ImportError
-        If `distributed` is not installed.
+        If `distributed` or dask-jobqueue is not installed.
     OSError
-        If nothing answers at the address.
+        If nothing answers at the address, or the batch system takes no job.
     ValueError
         If a region's data cannot be read.
     """
-    try:
-        from distributed import Client, as_completed
-    except ImportError as error:
-        raise ImportError(
-            "predict.scheduler: distributed must be installed: found none; "
-            "pip install 'unetflow[cluster]'"
-        ) from error
     model, volume, settings, block, histograms = opened
     # Plain values, by which a worker knows what it has opened before.
     weights = read_json(model / "model.json")["weights_sha256"]
@@ -61,15 +71,12 @@ def predict_on_cluster(
     counted = digest(read_json(histograms)) if histograms else ""
     plain = (str(model), volume, *facts, weights, counted)
     folder = str(Path(array.store.root).resolve())  # type: ignore[attr-defined]
-    try:
-        client = Client(address)
-    except OSError as error:
-        raise OSError(
-            f"predict.scheduler must answer: {' '.join(str(error).split())}; start it, or correct "
-            f"the address {address}"
-        ) from error
-    bar = Bar(f"predicting {volume}", len(regions))
-    try:
+    with (
+        connected(settings, memory_mb) as client,
+        closing(Bar(f"predicting {volume}", len(regions))) as bar,
+    ):
+        from distributed import as_completed
+
         tasks = {
             client.submit(predict_region, plain, folder, bounds(region), pure=False): region
             for region in regions
@@ -78,9 +85,65 @@ def predict_on_cluster(
             task.result()
             written(tasks[task])
             bar.step()
-    finally:
-        bar.close()
-        client.close()
+
+
+@contextmanager
+def connected(settings: PredictSettings, memory_mb: int) -> Iterator[Client]:
+    """Client of `settings.scheduler`; what was started for it ends with it."""
+    name = str(settings.scheduler)
+    try:
+        from distributed import Client
+
+        if name in BATCH_SYSTEMS:
+            import dask_jobqueue
+    except ImportError as error:
+        raise ImportError(
+            f"predict.scheduler: {error.name} must be installed: found none; "
+            "pip install 'unetflow[cluster]'"
+        ) from error
+    with ExitStack() as opened:
+        place: Any = name
+        try:
+            if name in BATCH_SYSTEMS:
+                kind = getattr(dask_jobqueue, BATCH_SYSTEMS[name])
+                place = opened.enter_context(kind(**workers_of(settings, name, memory_mb)))
+                submit(place, settings.workers)
+            client = opened.enter_context(Client(place))
+        except (OSError, RuntimeError, ValueError) as error:
+            raise OSError(
+                f"predict.scheduler must answer: {' '.join(str(error).split())}; start or correct "
+                f"{name}, or Dask's jobqueue.yaml"
+            ) from error
+        yield client
+
+
+def submit(cluster: Any, jobs: int) -> None:
+    """Ask a batch system for workers, and anew for those whose time is over."""
+    from distributed import Status
+
+    cluster.scale(jobs=jobs)
+    while not cluster.workers:  # until it has answered, which may be a refusal
+        time.sleep(0.05)
+    refused = [job for job in cluster.workers.values() if not job.job_id]
+    for job in refused:
+        job.status = Status.failed  # else the cluster does not close
+    if refused:
+        raise RuntimeError(f"{cluster.job_cls.submit_command} took no job, as the log says")
+    cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)
+
+
+def workers_of(settings: PredictSettings, name: str, memory_mb: int) -> dict[str, Any]:
+    """A job with one worker, which predicts one region at a time; queue and account are Dask's."""
+    chosen = dask.config.get(f"jobqueue.{name}", {})
+    # The batch system limits the memory; Dask would pause a worker below that, for ever.
+    limits = ["--nthreads", "1", "--memory-limit", "0"]
+    return {
+        "cores": chosen.get("cores") or settings.threads,
+        "memory": chosen.get("memory") or f"{memory_mb} MB",
+        "processes": 1,
+        "worker_extra_args": [*(chosen.get("worker-extra-args") or ()), *limits],
+        "scheduler_options": {"dashboard_address": ":0", **(chosen.get("scheduler-options") or {})},
+    }
 
 
 def predict_region(plain: tuple[Any, ...], folder: str, parts: list[list[int]]) -> None:

@@ -531,7 +531,11 @@ class PredictSettings(Settings):
     scheduler: str | None = setting(
         None,
         "address of a running Dask cluster, such as tcp://node:8786, whose workers predict the "
-        "shards of a block; null: the job itself does",
+        "shards of a block; or slurm, pbs, sge, lsf, oar, moab or htcondor, of which a block asks "
+        "for workers by dask-jobqueue, as its jobqueue.yaml says; null: the job itself predicts",
+    )
+    workers: int = setting(
+        4, "jobs of one worker each that a block asks of a batch system in scheduler", ge=1
     )
 
     @model_validator(mode="after")
