@@ -408,9 +408,11 @@ def compare_case(case: Case, folder: Path) -> list[dict[str, object]]:
 
 def main() -> None:
     """Compare on a plane, on the paper's network and on a volume."""
+    rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
-        rows = [row for case in CASES for row in compare_case(case, Path(folder))]
-    write("prediction", rows, ROUNDS)
+        for case in CASES:
+            rows += compare_case(case, Path(folder))
+            write("prediction", rows, ROUNDS)  # the next case can take long
 
 
 if __name__ == "__main__":

@@ -109,12 +109,13 @@ fingerprints = st.builds(
     object_extent=st.floats(1, 500),
     pixels=st.integers(10**5, 10**9),
     largest=st.integers(10**5, 10**6),
+    spacing=st.tuples(st.floats(0.2, 5), st.floats(0.2, 5)),
 )
 
 
 def dataset(shape: tuple[int, ...], object_extent: float) -> Fingerprint:
     """Twenty grey images."""
-    return Fingerprint(20, 1, shape, object_extent, 10**7, 10**6)
+    return Fingerprint(20, 1, shape, object_extent, 10**7, 10**6, (1.0,) * len(shape))
 
 
 @given(
@@ -184,6 +185,7 @@ def test_a_fingerprint_is_that_of_the_annotated_images(tmp_path: Path, dimension
         create_image(tmp_path / name, "zyx"[-dimensions:], shape, np.uint8, {})[...] = 0
         axes = "zyx"[-dimensions:]
         entry = {"image": name, "axes": axes, "shape": shape, "annotated": name != "unlabelled"}
+        entry["voxel_size_um"] = {}
         entries.append(entry)
         if name == "unlabelled":
             continue
@@ -209,6 +211,36 @@ def test_a_fingerprint_is_that_of_the_annotated_images(tmp_path: Path, dimension
         fingerprint(tmp_path, {"images": entries[3:]}, dimensions)
 
 
+def test_long_voxels_make_short_tiles_and_count_for_the_depth() -> None:
+    """A ball 24 voxels wide, and one of as many voxels that are eight times as long as wide."""
+    cubes = Fingerprint(20, 1, (300, 300, 300), 24, 10**8, 10**7, (1.0, 1.0, 1.0))
+    # Of one volume: 4 by 0.5 by 0.5 µm. The ball is 6 planes of 48 pixels.
+    long = Fingerprint(20, 1, (300, 300, 300), 24, 10**8, 10**7, (4.0, 0.5, 0.5))
+    assert long.object_extents == (6, 48, 48)
+    fixed = automatic(model={"dimensions": 3, "width": 8}, train={"memory_gb": 100})
+    of_cubes, of_long = (plan(fixed, each, 2)["values"] for each in (cubes, long))
+    assert of_long["model.depth"] > of_cubes["model.depth"]
+    model = settled(fixed, of_long).model
+    extents = zip(of_long["patches.tile"], model.geometry, strict=True)
+    planes, rows, columns = (extent - 2 * axis.halo for extent, axis in extents)
+    divisor = model.geometry[0].divisor
+    assert 22 <= planes < 22 + divisor  # 88 voxels where they are cubes
+    assert rows == columns
+    assert 8 * 22 <= rows < 8 * 22 + divisor
+    assert of_cubes["patches.tile"][0] == of_cubes["patches.tile"][1]
+
+
+def test_the_spacing_is_that_of_the_images_that_tell_it(tmp_path: Path) -> None:
+    entries = [
+        {"image": "a", "axes": "zyx", "shape": [9, 9, 9], "annotated": True, "voxel_size_um": size}
+        for size in ({"z": 4.0, "y": 0.5, "x": 0.5}, {"z": 4.0, "y": 0.5, "x": 0.5}, {})
+    ]
+    found = fingerprint(tmp_path, {"images": entries}, 3, look=False)
+    assert found.spacing == (4.0, 0.5, 0.5)  # their product is 1
+    assert fingerprint(tmp_path, {"images": entries}, 2, look=False).spacing == (1.0, 1.0)
+    assert fingerprint(tmp_path, {"images": entries[2:]}, 3, look=False).spacing == (1.0, 1.0, 1.0)
+
+
 def test_ids_of_objects_may_be_large(tmp_path: Path) -> None:
     instances = np.zeros((20, 20), np.uint32)
     instances[3:7, 3:7] = 3_000_000_000
@@ -216,6 +248,7 @@ def test_ids_of_objects_may_be_large(tmp_path: Path) -> None:
     add_label(tmp_path / "a", "instances", "yx", instances, {})
     add_label(tmp_path / "a", "classes", "yx", (instances > 0).astype(np.uint8), {})
     entry = {"image": "a", "axes": "yx", "shape": (20, 20), "annotated": True}
+    entry["voxel_size_um"] = {}
     assert fingerprint(tmp_path, {"images": [entry]}, 2).object_extent == pytest.approx(
         4.5, abs=0.1
     )
@@ -281,6 +314,7 @@ def test_what_fits_is_smaller(batch: int, tile: int, remedy: str) -> None:
 
 def test_a_plan_is_written_with_what_its_job_needs(tmp_path: Path) -> None:
     entry = {"image": "a", "axes": "zyx", "shape": [50, 1000, 1000], "annotated": True}
+    entry["voxel_size_um"] = {}
     index = {"class_names": ["background", "cell"], "images": [entry]}
     write_json(tmp_path / "index.json", index)
     for devices in (1, 2):

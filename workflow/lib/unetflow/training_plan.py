@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
+from unetflow import axes as axis_rules
 from unetflow.inference import build
 from unetflow.progress import log, track
 from unetflow.settings import ExperimentSettings, UNetSettings
@@ -51,11 +53,14 @@ class Fingerprint:
     shape : tuple of int
         Their median extents along the network's axes.
     object_extent : float
-        Median diameter of objects, pixels: of a disc or ball of the same size.
+        Median diameter of objects, pixels: of a disc or ball of the same size, in pixels that are
+        as long along every axis.
     pixels : int
         Of all annotated images together.
     largest : int
         Of the largest of them.
+    spacing : tuple of float
+        Length of a voxel along each axis, over their geometric mean; 1 where no image tells it.
     """
 
     images: int
@@ -64,6 +69,12 @@ class Fingerprint:
     object_extent: float
     pixels: int
     largest: int
+    spacing: tuple[float, ...]
+
+    @property
+    def object_extents(self) -> tuple[float, ...]:
+        """Median diameter of objects along each axis, pixels."""
+        return tuple(round(self.object_extent / step, 1) for step in self.spacing)
 
 
 def fingerprint(
@@ -99,7 +110,18 @@ def fingerprint(
         object_extent=round((size / unit) ** (1 / dimensions), 1),
         pixels=sum(pixels),
         largest=max(pixels),
+        spacing=relative_spacing(annotated, dimensions),
     )
+
+
+def relative_spacing(entries: Sequence[Mapping[str, Any]], dimensions: int) -> tuple[float, ...]:
+    """Median voxel of images in the index that tell it, over its geometric mean."""
+    told = [axis_rules.voxel_size(entry["axes"], entry["voxel_size_um"]) for entry in entries]
+    known = [size[-dimensions:] for size in told if size is not None]
+    if not known:
+        return (1.0,) * dimensions
+    voxel = np.median(known, axis=0)
+    return tuple(round(float(step), 3) for step in voxel / stats.gmean(voxel))
 
 
 def channels_of(entry: Mapping[str, Any]) -> int:
@@ -165,8 +187,9 @@ def plan(experiment: ExperimentSettings, of: Fingerprint, classes: int) -> dict[
     tile = list(experiment.patches.tile_of(dimensions))
     if "patches.tile" in automatic:
         wanted = [
-            max(min(extent, LARGEST_OUTPUT[dimensions]), axis.divisor)
-            for extent, axis in zip(of.shape, model.geometry, strict=True)
+            # As long in micrometres along every axis, so that objects are seen alike in each.
+            max(min(extent, round(LARGEST_OUTPUT[dimensions] / step)), axis.divisor)
+            for extent, step, axis in zip(of.shape, of.spacing, model.geometry, strict=True)
         ]
         tile = [axis.input_for(extent) for axis, extent in zip(model.geometry, wanted, strict=True)]
         reasons["patches.tile"] = f"predicts {times(wanted)} of images of {times(of.shape)} at once"
@@ -246,8 +269,9 @@ def chosen_depth(experiment: ExperimentSettings, of: Fingerprint) -> tuple[int, 
         )
     within = {depth: halo for depth, halo in halos.items() if halo <= min(of.shape)}
     depths = within or {min(halos): halos[min(halos)]}
-    depth = next((depth for depth in depths if depths[depth] >= of.object_extent), max(depths))
-    return depth, f"sees {depths[depth]} pixels around each, objects are {of.object_extent:g} wide"
+    wide = max(of.object_extents)
+    depth = next((depth for depth in depths if depths[depth] >= wide), max(depths))
+    return depth, f"sees {depths[depth]} pixels around each, objects are {wide:g} wide"
 
 
 def fitting(
