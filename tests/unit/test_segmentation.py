@@ -17,8 +17,10 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import regionprops
+from skimage.segmentation import relabel_sequential
 
 from unetflow import store
+from unetflow.labelling import Joined, measure
 from unetflow.segmentation import (
     object_table,
     segment,
@@ -192,16 +194,25 @@ def test_ids_are_unique_in_a_stack_and_planes_are_segmented_alone(
 # --------------------------------------------------------------------------- object tables
 
 
+def table_of(instances: NDArray[np.uint32], size: dict[str, float]) -> pd.DataFrame:
+    """Object table of an image that is one block, with the ids that it has."""
+    whole = tuple(slice(0, extent) for extent in instances.shape)
+    found = measure(instances, whole, instances.shape, int(instances.max(initial=0)))
+    joined = Joined({}, found, pd.DataFrame())
+    axes = "zyx"[-instances.ndim :]
+    return pd.read_csv(io.StringIO(object_table(joined, axes, instances.shape, size)), sep="\t")
+
+
 @given(
     st.one_of(
         hnp.arrays(np.uint32, (6, 7), elements=st.sampled_from([0, 0, 1, 2, 5])),
         hnp.arrays(np.uint32, (3, 4, 5), elements=st.sampled_from([0, 0, 1, 2, 5])),
     )
 )
-def test_the_object_table_equals_scikit_image(instances: NDArray[np.uint32]) -> None:
+def test_the_object_table_equals_scikit_image(ids: NDArray[np.uint32]) -> None:
+    instances = np.asarray(relabel_sequential(ids)[0], np.uint32)
     axes = "zyx"[-instances.ndim :]
-    size = dict.fromkeys(axes, 0.5) | {"x": 0.25}
-    table = pd.read_csv(io.StringIO(object_table(instances, axes, size)), sep="\t")
+    table = table_of(instances, dict.fromkeys(axes, 0.5) | {"x": 0.25})
     expected = regionprops(instances)
     assert len(table) == len(expected)
     for row, region in zip(table.to_dict("records"), expected, strict=True):
@@ -213,22 +224,33 @@ def test_the_object_table_equals_scikit_image(instances: NDArray[np.uint32]) -> 
             assert row[f"centroid_{axis}"] == pytest.approx(region.centroid[place], rel=1e-5)
             assert row[f"start_{axis}"] == region.bbox[place]
             assert row[f"stop_{axis}"] == region.bbox[place + len(axes)]
+        inside = instances[(slice(1, -1),) * len(axes)]
+        outside = np.count_nonzero(inside == region.label) < region.area
+        assert row["touches_border"] == outside
 
 
 def test_a_worked_table_has_no_size_where_the_voxel_is_unknown() -> None:
-    instances = np.array([[0, 3, 3], [0, 3, 0]], np.uint32)
-    assert object_table(instances, "yx", {"y": 1.0}).splitlines() == [
-        "label\tvoxels\tcentroid_y\tcentroid_x\tstart_y\tstart_x\tstop_y\tstop_x",
-        "3\t3\t0.333333\t1.33333\t0\t1\t2\t3",
+    instances = np.array([[0, 1, 1], [0, 1, 0]], np.uint32)
+    assert table_of(instances, {"y": 1.0}).to_dict("records") == [
+        {
+            "label": 1,
+            "voxels": 3,
+            "centroid_y": pytest.approx(1 / 3, rel=1e-5),
+            "centroid_x": pytest.approx(4 / 3, rel=1e-5),
+            "start_y": 0,
+            "start_x": 1,
+            "stop_y": 2,
+            "stop_x": 3,
+            "touches_border": 1,
+        }
     ]
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4)])
 def test_an_image_without_objects_has_a_table_of_its_columns(shape: tuple[int, ...]) -> None:
-    axes = "zyx"[-len(shape) :]
-    table = object_table(np.zeros(shape, np.uint32), axes, dict.fromkeys(axes, 1.0))
-    full = object_table(np.ones(shape, np.uint32), axes, dict.fromkeys(axes, 1.0))
-    assert table.splitlines() == full.splitlines()[:1]
+    size = dict.fromkeys("zyx"[-len(shape) :], 1.0)
+    table, full = (table_of(np.full(shape, value, np.uint32), size) for value in (0, 1))
+    assert (len(table), [*table.columns]) == (0, [*full.columns])
 
 
 # --------------------------------------------------------------------------------- on disk
@@ -251,7 +273,8 @@ def test_what_a_2d_network_predicted_is_segmented_plane_by_plane(
     tmp_path: Path, model: dict[str, Any], count: int
 ) -> None:
     path = write_prediction(tmp_path / "prediction", STACK, z=2.0, y=0.5, x=0.5)
-    image = segment_image(path, tmp_path / "out", model, SegmentSettings())
+    segment_image(path, tmp_path / "out", model, SegmentSettings())
+    image = open_image(tmp_path / "out")
     assert (image.axes, image.array.dtype) == ("zyx", np.uint32)
     assert image.voxel_size_um == {"z": 2.0, "y": 0.5, "x": 0.5}
     assert np.unique(image.array[...]).tolist() == list(range(count + 1))
@@ -266,14 +289,16 @@ def test_a_set_threshold_takes_the_place_of_the_models(
 ) -> None:
     path = write_prediction(tmp_path / "prediction", STACK)
     settings = SegmentSettings(threshold=threshold)
-    assert segment_image(path, tmp_path / "out", FLAT, settings).array[...].max() == count
+    assert len(segment_image(path, tmp_path / "out", FLAT, settings).objects["size"]) == count
+    assert open_image(tmp_path / "out").array[...].max() == count
 
 
 def test_the_probabilities_of_all_classes_but_background_are_added(tmp_path: Path) -> None:
     foreground = np.full((2, 3, 4), 0.3, np.float32)
     foreground[1, :, 2] = 0
     path = write_prediction(tmp_path / "prediction", foreground)
-    image = segment_image(path, tmp_path / "out", FLAT, SegmentSettings())
+    segment_image(path, tmp_path / "out", FLAT, SegmentSettings())
+    image = open_image(tmp_path / "out")
     assert image.array[...].tolist() == [[1, 1, 0, 2]] * 3
 
 
@@ -300,6 +325,7 @@ def outputs(root: Path) -> dict[str, Path]:
     return {
         "segmentation": root / "segmentation.ome.zarr",
         "objects": root / "objects.tsv",
+        "merges": root / "merges.tsv",
         "summary": root / "summary.json",
     }
 

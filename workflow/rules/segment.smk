@@ -35,13 +35,14 @@ rule segment_volume:
             "<results>/archives/{archive}/{volume}/segmentation.ome.zarr"
         ),
         objects="<results>/archives/{archive}/{volume}/objects.tsv",
+        merges="<results>/archives/{archive}/{volume}/merges.tsv",
         summary="<results>/archives/{archive}/{volume}/summary.json",
     log:
         "<logs>/segment/archives/{archive}/{volume}.log",
     benchmark:
         "<costs>/segment/archives/{archive}/{volume}.tsv"
     resources:
-        mem_mb=4000,
+        mem_mb=segmentation_mb,
         runtime=120,
     params:
         code=code("segment_volume.py"),

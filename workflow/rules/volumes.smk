@@ -258,3 +258,9 @@ def dropped_predictions(wildcards):
         archive=wildcards.archive,
         volume=names,
     )
+
+
+def segmentation_mb(wildcards):
+    """Memory of segmenting a volume, which is that of a block with its margin."""
+    settings = EXPERIMENTS[experiment_of(wildcards)].segment
+    return int(1000 + 150 * settings.block_megavoxels)

@@ -12,19 +12,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cc3d
 import numpy as np
 import pandas as pd
 import zarr
 from numpy.typing import NDArray
 from skimage import graph
-from skimage.measure import label, regionprops_table
 from skimage.segmentation import relabel_sequential, watershed
 
 from unetflow import axes as axis_rules
 from unetflow import predicted
+from unetflow.labelling import Grid, Joined, Region, join, label_block, shard_blocks
 from unetflow.progress import track
+from unetflow.pyramid import add_levels
 from unetflow.settings import SegmentSettings
-from unetflow.store import Image, create_image, open_image, replacing, write_json, write_text
+from unetflow.store import (
+    chunks_and_shards,
+    create_array,
+    describe_image,
+    open_image,
+    remove,
+    replacing,
+    write_json,
+    write_text,
+)
 
 
 def segment(
@@ -47,10 +58,11 @@ def segment(
         `threshold`; with threshold 0 objects fill the picture. Then `merge_below` joins neighbours.
     """
     above = foreground > threshold
+    instances: NDArray[np.integer]
     if settings.method == "components":
-        instances = label(above, connectivity=1)
+        instances = components(above)
     else:
-        seeds = label(foreground > settings.seed_threshold, connectivity=1)
+        seeds = components(foreground > settings.seed_threshold)
         mask = above if threshold > 0 else None
         instances = watershed(-foreground.astype(np.float32), seeds, mask=mask)
         if settings.merge_below is not None:
@@ -59,6 +71,11 @@ def segment(
         # Not skimage.remove_small_objects, which warns where there is a single object.
         instances[np.bincount(instances.ravel())[instances] < settings.minimum_size] = 0
     return np.asarray(relabel_sequential(instances)[0], dtype=np.uint32)
+
+
+def components(mask: NDArray[np.bool_]) -> NDArray[np.unsignedinteger]:
+    """Pieces of a mask that are connected through faces."""
+    return np.asarray(cc3d.connected_components(mask, connectivity=4 if mask.ndim == 2 else 6))
 
 
 def merge(
@@ -114,30 +131,54 @@ def segment_planes(
 
 def segment_image(
     prediction: Path, output: Path, model: Mapping[str, Any], settings: SegmentSettings
-) -> Image:
-    """Write the instances of a predicted image as OME-Zarr and return it opened.
+) -> Joined:
+    """Write the instances of a predicted image as OME-Zarr, block by block.
 
     Parameters
     ----------
     prediction : Path
         OME-Zarr, axes c(z)yx, see `predicted`.
     output : Path
-        Complete or absent.
+        Complete or absent: uint32 ids, uint64 of more than four thousand million instances.
     model : mapping
         Its `model.json`: what a 2D network predicted plane by plane is segmented plane by
         plane, and its threshold holds where `settings.threshold` is "auto".
     """
     image = open_image(prediction)
-    foreground = predicted.foreground(image)
+    axes, shape = axis_rules.spatial(image.axes), image.spatial_shape
     threshold = model["threshold"] if settings.threshold == "auto" else settings.threshold
     by_plane = model["network"]["dimensions"] == 2
-    instances = (segment_planes if by_plane else segment)(foreground, threshold, settings)
-    spatial = axis_rules.spatial(image.axes)
+    # A small part in a block may be one of a large object.
+    parts = settings.model_copy(update={"minimum_size": 0})
+
+    def divide(region: Region) -> NDArray[np.uint32]:
+        foreground = predicted.foreground(image, region)
+        return (segment_planes if by_plane else segment)(foreground, threshold, parts)
+
+    components_alone = settings.method == "components"
+    margin = [1 if components_alone else settings.margin] * len(shape)
+    deep = len(shape) == 3 and not by_plane
+    layout = chunks_and_shards(axes, shape, cubes=deep)
+    block = shard_blocks(shape, layout[1], settings.block_megavoxels * 1e6)
+    # Planes that are divided by themselves meet at no seam.
+    grid = Grid(shape, block, tuple(margin) if deep else (*[0] * (len(shape) - 2), *margin[-2:]))
     with replacing(output) as partial:
-        create_image(partial, spatial, instances.shape, np.uint32, image.voxel_size_um)[...] = (
-            instances
-        )
-    return open_image(output)
+        blocks = partial / "blocks"
+        blocks.mkdir(parents=True)
+        labels = create_array(blocks / "labels", axes, shape, np.uint32, *layout, empty=True)
+        for index in track(grid.blocks, "segmenting blocks", len(grid.blocks)):
+            label_block(grid, index, divide, labels, blocks)
+        least_iou = 0 if components_alone else settings.join_overlap
+        joined = join(grid, blocks, least_iou, settings.minimum_size)
+        dtype = joined.ids[grid.blocks[0]].dtype
+        instances = create_array(partial / "0", axes, shape, dtype, *layout, empty=True)
+        for index in grid.blocks:
+            core = grid.core(index)
+            instances[core] = joined.ids[index][np.asarray(labels[core])]
+        remove(blocks)
+        levels = add_levels(partial, "0", axes, image.voxel_size_um, mean=False)
+        describe_image(partial, axes, image.voxel_size_um, levels, {}, {}, means=False)
+    return joined
 
 
 def segment_images(
@@ -165,10 +206,11 @@ def segment_volume(
         How its prediction went, see `blocks.finish_prediction`. If it failed, so has the volume:
         its segmentation is an empty group.
     outputs : mapping
-        Paths of `segmentation`, `objects` and `summary`; the last says "state" and "reason".
+        Paths of `segmentation`, `objects`, `merges` (what was joined at the seams of blocks) and
+        `summary`, which says "state" and "reason".
     """
     reason = facts["reason"]
-    table, count = "label\n", None
+    table, merges, count = "label\n", "axis\n", None
     if reason:
         zarr.create_group(outputs["segmentation"], overwrite=True, attributes={"reason": reason})
     else:
@@ -178,32 +220,35 @@ def segment_volume(
                 "removed, since predict.keep is false; predict again with "
                 "`snakemake --forcerun predict_block predict_pack`"
             )
-        image = segment_image(prediction, outputs["segmentation"], model, settings)
-        instances = np.asarray(image.array)
-        table, count = (
-            object_table(instances, image.axes, image.voxel_size_um),
-            int(instances.max()),
-        )
+        joined = segment_image(prediction, outputs["segmentation"], model, settings)
+        image = open_image(outputs["segmentation"])
+        table = object_table(joined, image.axes, image.spatial_shape, image.voxel_size_um)
+        merges = str(joined.merges.to_csv(sep="\t", index=False, float_format="%.6g"))
+        count = len(joined.objects["size"])
     write_text(outputs["objects"], table)
+    write_text(outputs["merges"], merges)
     summary = {"state": facts["state"], "reason": reason, "objects": count}
     summary["predict_seconds"] = facts["seconds"]
     about = {key: facts["volume"].get(key) for key in ("path", "experiment", "shape", "voxels")}
     write_json(outputs["summary"], summary | about)
 
 
-def object_table(instances: NDArray[np.uint32], axes: str, voxel_size_um: dict[str, float]) -> str:
+def object_table(
+    joined: Joined, axes: str, shape: Sequence[int], voxel_size_um: dict[str, float]
+) -> str:
     """Return a TSV with a row per object."""
-    found = regionprops_table(instances, properties=("label", "area", "centroid", "bbox"))
-    table = pd.DataFrame(found)
-    count = len(axes)
-    table.columns = pd.Index(
-        ["label", "voxels"]
-        + [f"centroid_{axis}" for axis in axes]
-        + [f"start_{axis}" for axis in axes]
-        + [f"stop_{axis}" for axis in axes]
-    )
+    found = joined.objects
+    table = pd.DataFrame({"label": np.arange(1, len(found["size"]) + 1), "voxels": found["size"]})
     size = axis_rules.voxel_size(axes, voxel_size_um)
-    table["voxels"] = table["voxels"].astype(np.int64)
     if size is not None:
-        table[f"size_um{count}"] = table["voxels"] * float(np.prod(size))
+        table[f"size_um{len(axes)}"] = table["voxels"] * float(np.prod(size))
+    for name, values in (
+        ("centroid", found["sum"] / found["size"][:, np.newaxis]),
+        ("start", found["start"]),
+        ("stop", found["stop"]),
+    ):
+        for axis, column in zip(axes, values.T, strict=True):
+            table[f"{name}_{axis}"] = column
+    at_border = (found["start"] == 0) | (found["stop"] == np.array(shape))
+    table["touches_border"] = at_border.any(axis=1).astype(np.uint8)
     return str(table.to_csv(sep="\t", index=False, float_format="%.6g"))

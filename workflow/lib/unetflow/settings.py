@@ -580,6 +580,21 @@ class SegmentSettings(Settings):
         "probability along their boundary is below this; null: none are",
     )
     minimum_size: int = setting(0, "smaller objects are dropped", "pixels", ge=0)
+    block_megavoxels: float = setting(
+        17.0,
+        "a larger volume is segmented in blocks of whole shards of at most so many voxels, each of "
+        "which takes 150 bytes by watershed",
+        "million voxels",
+        gt=0,
+    )
+    margin: int = setting(
+        32, "by watershed, what a block sees around it, as wide as an object", "voxels", ge=1
+    )
+    join_overlap: Fraction = setting(
+        0.3,
+        "by watershed, intersection over union at the seam of two blocks from which on two objects "
+        "are one",
+    )
 
 
 class EvaluateSettings(Settings):
