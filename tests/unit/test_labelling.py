@@ -18,7 +18,16 @@ from skimage.measure import label
 from skimage.metrics import adapted_rand_error
 from small_model import small_shards
 
-from unetflow.labelling import Divide, Grid, Joined, join, label_block, measure, shard_blocks
+from unetflow.labelling import (
+    Divide,
+    Grid,
+    Joined,
+    join,
+    label_block,
+    link_planes,
+    measure,
+    shard_blocks,
+)
 from unetflow.metrics.contingency import contingency
 from unetflow.segmentation import segment, segment_image, segment_planes
 from unetflow.settings import SegmentSettings
@@ -205,3 +214,43 @@ def test_a_prediction_in_blocks_has_the_instances_of_the_whole(
     assert table.count[(table.truth_label > 0) != (table.prediction_label > 0)].sum() == 0
     assert {path.name for path in tmp_path.iterdir()} == {"prediction", "out"}
     assert not (tmp_path / "out/blocks").exists()
+
+
+FLAT = {"threshold": 0.5, "network": {"dimensions": 2}}
+
+
+@pytest.mark.parametrize("block_megavoxels", [0.001, 17])
+def test_balls_in_a_stack_are_linked_through_its_planes(
+    tmp_path: Path, small_shards: None, block_megavoxels: float
+) -> None:
+    foreground = np.where(cells((40, 50, 60), 12, 6) > 0.75, 0.9, 0)  # apart in space
+    image = create_image(tmp_path / "prediction", "czyx", (1, *foreground.shape), np.float32, {})
+    image[0] = foreground
+    how = SegmentSettings(link_planes=0.3, minimum_size=40, block_megavoxels=block_megavoxels)
+    joined = segment_image(tmp_path / "prediction", tmp_path / "out", FLAT, how)
+    whole = label(foreground > 0.5, connectivity=1)
+    # What is far smaller in the next plane, as at a ball's poles, is left apart, and too small.
+    assert len(joined.objects["size"]) == whole.max() == 12
+    found = np.asarray(open_image(tmp_path / "out").array[...])
+    assert np.bincount(found.ravel())[1:].tolist() == joined.objects["size"].tolist()
+    assert adapted_rand_error(whole, found, ignore_labels=(0,))[0] < 0.05
+    assert joined.objects["size"].sum() == (found > 0).sum()
+
+
+def test_an_object_is_linked_to_the_one_that_overlaps_it_most() -> None:
+    """Of two objects below one, the larger is its continuation; a third plane has a far one."""
+    planes = np.zeros((3, 4, 12), np.uint32)
+    planes[0, :, :10] = 1
+    planes[1, :, :7], planes[1, :, 7:10] = 2, 3
+    planes[2, :, 10:] = 4
+    whole = tuple(slice(0, extent) for extent in planes.shape)
+    objects = measure(planes, whole, planes.shape, 4)
+    for block in ((3, 4, 12), (1, 4, 5), (2, 2, 12)):
+        grid = Grid(planes.shape, block, (0, 1, 1))
+        ids, linked = link_planes(zarr.array(planes), grid, objects, 0.2, 0)
+        assert ids.tolist() == [0, 1, 1, 2, 3]
+        assert linked["size"].tolist() == [68, 12, 8]
+        ids, _ = link_planes(zarr.array(planes), grid, objects, 0.71, 0)
+        assert ids.tolist() == [0, 1, 2, 3, 4]
+    ids, linked = link_planes(zarr.array(planes), grid, objects, 0.2, 10)
+    assert ids.tolist() == [0, 1, 1, 2, 0]

@@ -31,6 +31,9 @@ Region = tuple[slice, ...]
 Divide = Callable[[Region], NDArray[np.integer]]
 """Instances of a region of the volume, 0 = background."""
 
+Objects = Mapping[str, NDArray[np.int64]]
+"""What `measure` tells of instances."""
+
 SEAM = 2
 """Planes that both blocks at a seam label: the last of one and the first of the other."""
 
@@ -218,7 +221,7 @@ class Joined:
     """
 
     ids: Mapping[Index, NDArray[np.unsignedinteger]]
-    objects: Mapping[str, NDArray[np.int64]]
+    objects: Objects
     merges: pd.DataFrame
 
 
@@ -243,24 +246,46 @@ def join(grid: Grid, folder: Path, least_iou: float, minimum_size: int = 0) -> J
         (merges[f"{side}_block"].map(offset) + merges[f"{side}_label"] - 1).to_numpy(np.int64)
         for side in ("front", "behind")
     )
-    total = sum(counts)
-    graph = coo_array((np.ones(len(merges), np.int8), (front, behind)), shape=(total, total))
-    number, component = connected_components(graph, directed=False) if total else (0, NONE)
-    objects = {}
-    for name, (combine, empty) in COMBINED.items():
-        parts = np.concatenate([facts[name] for facts in told])
-        objects[name] = np.full((number, *parts.shape[1:]), empty, np.int64)
-        combine.at(objects[name], component, parts)
-    order = np.argsort(objects["first"])
-    order = order[objects["size"][order] >= minimum_size]
-    ids = np.zeros(number, np.uint32 if len(order) < 2**32 else np.uint64)
-    ids[order] = np.arange(1, len(order) + 1)
-    background = ids.dtype.type(0)
+    parts = {name: np.concatenate([facts[name] for facts in told]) for name in COMBINED}
+    ids, objects = combined(parts, front, behind, minimum_size)
     of_block = {
-        index: np.append(background, ids[component[start : start + count]])
+        index: np.append(ids[:1], ids[start + 1 : start + 1 + count])
         for (index, start), count in zip(before.items(), counts, strict=True)
     }
-    return Joined(of_block, {name: values[order] for name, values in objects.items()}, merges)
+    return Joined(of_block, objects, merges)
+
+
+def combined(
+    parts: Objects, one: NDArray[np.int64], other: NDArray[np.int64], minimum_size: int
+) -> tuple[NDArray[np.unsignedinteger], Objects]:
+    """Number the instances that consist of parts, of which pairs belong together.
+
+    Parameters
+    ----------
+    one, other : int64 arrays of shape (pairs,)
+        Parts, counted from 0.
+
+    Returns
+    -------
+    ids : uint32 or uint64 array of shape (parts + 1,)
+        Of background and of each part: 0, and the instance in the order of first voxels; 0 also
+        where that has fewer voxels than `minimum_size`.
+    objects : dict
+        As `parts`, of the instances.
+    """
+    total = len(parts["first"])
+    graph = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(total, total))
+    number, instance = connected_components(graph, directed=False) if total else (0, NONE)
+    objects = {}
+    for name, (combine, empty) in COMBINED.items():
+        objects[name] = np.full((number, *parts[name].shape[1:]), empty, np.int64)
+        combine.at(objects[name], instance, parts[name])
+    order = np.argsort(objects["first"])
+    order = order[objects["size"][order] >= minimum_size]
+    numbers = np.zeros(number, np.uint32 if len(order) < 2**32 else np.uint64)
+    numbers[order] = np.arange(1, len(order) + 1)
+    ids = np.append(numbers.dtype.type(0), numbers[instance])
+    return ids, {name: values[order] for name, values in objects.items()}
 
 
 def written(folder: Path, index: Index, *names: str) -> dict[str, NDArray[Any]]:
@@ -298,3 +323,42 @@ def pairs(
             "iou": iou[chosen],
         }
     )
+
+
+def link_planes(
+    instances: zarr.Array[Any], grid: Grid, objects: Objects, least_iou: float, minimum_size: int
+) -> tuple[NDArray[np.unsignedinteger], Objects]:
+    """Decide which instances of neighbouring planes are one: those that overlap each other most.
+
+    Parameters
+    ----------
+    instances : integer array (planes, rows, columns)
+        Each instance in one plane, numbered from 1.
+    objects : dict
+        Of these instances.
+    least_iou : float
+        Intersection over union of an instance and one of the next plane, from which on they are
+        one if neither overlaps another more.
+
+    Returns
+    -------
+    tuple
+        See `combined`.
+    """
+    tables = []
+    for index in grid.blocks:
+        planes, *plane = grid.core(index)
+        seen = np.asarray(instances[planes.start : planes.stop + 1, *plane])
+        table = contingency(seen[:-1], seen[1:])
+        columns = {"one": table.truth_label, "other": table.prediction_label}
+        tables.append(pd.DataFrame({**columns, "overlap": table.count}))
+    # Blocks in one plane see parts of an overlap.
+    found = pd.concat(tables).astype(np.int64).groupby(["one", "other"], as_index=False).sum()
+    found = found[(found["one"] > 0) & (found["other"] > 0)]
+    one, other = found["one"].to_numpy() - 1, found["other"].to_numpy() - 1
+    size = objects["size"]
+    found["iou"] = found["overlap"] / (size[one] + size[other] - found["overlap"])
+    best = found["iou"] >= least_iou
+    for side in ("one", "other"):
+        best &= found["iou"] == found.groupby(side)["iou"].transform("max")
+    return combined(objects, one[best], other[best], minimum_size)

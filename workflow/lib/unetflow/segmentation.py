@@ -9,6 +9,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,15 @@ from skimage.segmentation import relabel_sequential, watershed
 
 from unetflow import axes as axis_rules
 from unetflow import predicted
-from unetflow.labelling import Grid, Joined, Region, join, label_block, shard_blocks
+from unetflow.labelling import (
+    Grid,
+    Joined,
+    Region,
+    join,
+    label_block,
+    link_planes,
+    shard_blocks,
+)
 from unetflow.progress import track
 from unetflow.pyramid import add_levels
 from unetflow.settings import SegmentSettings
@@ -148,37 +157,49 @@ def segment_image(
     axes, shape = axis_rules.spatial(image.axes), image.spatial_shape
     threshold = model["threshold"] if settings.threshold == "auto" else settings.threshold
     by_plane = model["network"]["dimensions"] == 2
-    # A small part in a block may be one of a large object.
+    link = settings.link_planes if by_plane and len(shape) == 3 else None
+    # A small part, in a block or a plane, may be one of a large object.
     parts = settings.model_copy(update={"minimum_size": 0})
 
     def divide(region: Region) -> NDArray[np.uint32]:
         foreground = predicted.foreground(image, region)
         return (segment_planes if by_plane else segment)(foreground, threshold, parts)
 
-    components_alone = settings.method == "components"
-    margin = [1 if components_alone else settings.margin] * len(shape)
-    deep = len(shape) == 3 and not by_plane
-    layout = chunks_and_shards(axes, shape, cubes=deep)
-    block = shard_blocks(shape, layout[1], settings.block_megavoxels * 1e6)
-    # Planes that are divided by themselves meet at no seam.
-    grid = Grid(shape, block, tuple(margin) if deep else (*[0] * (len(shape) - 2), *margin[-2:]))
+    layout = chunks_and_shards(axes, shape, cubes=len(shape) == 3 and not by_plane)
+    grid = blocks_of(shape, layout[1], by_plane, settings)
     with replacing(output) as partial:
         blocks = partial / "blocks"
         blocks.mkdir(parents=True)
         labels = create_array(blocks / "labels", axes, shape, np.uint32, *layout, empty=True)
         for index in track(grid.blocks, "segmenting blocks", len(grid.blocks)):
             label_block(grid, index, divide, labels, blocks)
-        least_iou = 0 if components_alone else settings.join_overlap
-        joined = join(grid, blocks, least_iou, settings.minimum_size)
+        least_iou = 0 if settings.method == "components" else settings.join_overlap
+        joined = join(grid, blocks, least_iou, 0 if link is not None else settings.minimum_size)
         dtype = joined.ids[grid.blocks[0]].dtype
         instances = create_array(partial / "0", axes, shape, dtype, *layout, empty=True)
         for index in grid.blocks:
             core = grid.core(index)
             instances[core] = joined.ids[index][np.asarray(labels[core])]
+        if link is not None:
+            ids, found = link_planes(instances, grid, joined.objects, link, settings.minimum_size)
+            joined = replace(joined, objects=found)
+            for index in grid.blocks:
+                core = grid.core(index)
+                instances[core] = ids[np.asarray(instances[core])]
         remove(blocks)
         levels = add_levels(partial, "0", axes, image.voxel_size_um, mean=False)
         describe_image(partial, axes, image.voxel_size_um, levels, {}, {}, means=False)
     return joined
+
+
+def blocks_of(
+    shape: Sequence[int], shards: Sequence[int], by_plane: bool, settings: SegmentSettings
+) -> Grid:
+    """Division of an image into blocks; planes that are segmented by themselves meet nowhere."""
+    margin = 1 if settings.method == "components" else settings.margin
+    met = [not by_plane or axis >= len(shape) - 2 for axis in range(len(shape))]
+    block = shard_blocks(shape, shards, settings.block_megavoxels * 1e6)
+    return Grid(tuple(shape), block, tuple(margin * meets for meets in met))
 
 
 def segment_images(

@@ -580,6 +580,11 @@ class SegmentSettings(Settings):
         "probability along their boundary is below this; null: none are",
     )
     minimum_size: int = setting(0, "smaller objects are dropped", "pixels", ge=0)
+    link_planes: Fraction | None = setting(
+        None,
+        "objects that a 2D network found in neighbouring planes are one if they overlap each other "
+        "most, and by so much (intersection over union); null: each is of one plane",
+    )
     block_megavoxels: float = setting(
         17.0,
         "a larger volume is segmented in blocks of whole shards of at most so many voxels, each of "
