@@ -75,8 +75,9 @@ def compare(
     for name, prepare in methods.items():
         try:
             prepared = prepare()
-            prepared.run()  # compiles, allocates, warms
-            ready[name], notes[name], times[name] = prepared, prepared.note, []
+            first = timed(prepared)  # compiles, allocates, warms
+            ready[name], notes[name] = prepared, prepared.note
+            times[name] = [first] if first > LONG else []
         except Exception as error:
             if name == ours:
                 raise
@@ -86,9 +87,7 @@ def compare(
         for name, prepared in ready.items():
             if times[name] and times[name][0] > LONG:
                 continue
-            start = time.perf_counter()
-            prepared.run()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(timed(prepared))
     rows: list[dict[str, object]] = []
     for name in methods:
         row: dict[str, object] = {"case": case, "method": name, "note": notes[name]}
@@ -102,6 +101,13 @@ def compare(
         rows.append(row)
         print(case, name, row.get("median_seconds"), row["note"], flush=True)
     return rows
+
+
+def timed(prepared: Prepared) -> float:
+    """Run once and tell the seconds."""
+    start = time.perf_counter()
+    prepared.run()
+    return time.perf_counter() - start
 
 
 def peak_mib(method: Method) -> float:
