@@ -57,13 +57,13 @@ def write_volume(path: Path, shape: tuple[int, ...]) -> None:
 
 def predict(
     settings: UNetSettings, volume: Path, output: Path, function: str
-) -> tuple[float, float]:
-    """Seconds, and peak of this process in MiB, of a prediction."""
+) -> tuple[float, float, float]:
+    """Seconds of a prediction, its share of waiting for data, and peak of this process in MiB."""
     made, image, tile = network(settings), open_image(volume), NETWORKS[settings]
     how = PredictSettings(threads=os.cpu_count() or 1, device="cpu")
     start = time.perf_counter()
-    resolve_name(function)(made, image, output, (tile,) * settings.dimensions, how)
-    return time.perf_counter() - start, process_peak_mib()
+    waited = resolve_name(function)(made, image, output, (tile,) * settings.dimensions, how)
+    return time.perf_counter() - start, waited, process_peak_mib()
 
 
 def main() -> None:
@@ -74,10 +74,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             volume = Path(folder) / "volume"
             write_volume(volume, shape)
-            seconds, peak_mib = in_fresh_process(
+            seconds, waited, peak_mib = in_fresh_process(
                 predict, settings, volume, Path(folder) / "prediction", PREDICT
             )
-        note = f"{np.prod(shape) / seconds / 1e6:.3g} Mvoxel/s; run once"
+        note = f"{np.prod(shape) / seconds / 1e6:.3g} Mvoxel/s, the device idle {waited:.1%} of the time"
         if times > 1:
             growth = peak_mib / float(str(rows[-1]["peak_mib"]))
             note = f"{times**3} times the voxels, {growth:.2f} times the memory; {note}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,19 @@ from unetflow.tile_plan import choose_tile
 
 def predict_image(
     model: Model, image: Image, output: Path, tile: Sequence[int], settings: PredictSettings
-) -> None:
+) -> float:
     """Write the prediction of an image as an OME-Zarr image.
 
     Parameters
     ----------
     output : Path
         Axes are c, see `predicted.channels`, then the spatial ones of the image.
+
+    Returns
+    -------
+    float
+        Share of the time in which the device waited for data; NaN by `settings.rotations`, where
+        it is not measured.
 
     Raises
     ------
@@ -49,8 +56,8 @@ def predict_image(
     )
     if settings.rotations > 1:
         predict_rotated(job, array)
-    else:
-        predict_regions(job, array, shard_regions(array, len(spatial)))
+        return math.nan
+    return predict_regions(job, array, shard_regions(array, len(spatial)))
 
 
 def predict_rotated(job: Job, array: zarr.Array[Any]) -> None:
