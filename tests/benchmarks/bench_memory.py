@@ -77,7 +77,7 @@ def main() -> None:
             seconds, waited, peak_mib = in_fresh_process(
                 predict, settings, volume, Path(folder) / "prediction", PREDICT
             )
-        note = f"{np.prod(shape) / seconds / 1e6:.3g} Mvoxel/s, the device idle {waited:.1%} of the time"
+        note = f"{np.prod(shape) / seconds / 1e6:.3g} Mvoxel/s, idle {waited:.1%} of the time"
         if times > 1:
             growth = peak_mib / float(str(rows[-1]["peak_mib"]))
             note = f"{times**3} times the voxels, {growth:.2f} times the memory; {note}"
