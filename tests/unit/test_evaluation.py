@@ -36,7 +36,7 @@ NAMES = ("background", "cell")
 MODEL = {"class_names": NAMES, "network": {"dimensions": 2}}
 # What is best at 1, and what at 0; the parts of v_rand and v_info are among the first.
 BEST_AT_1 = ("dice_background", "dice_cell", "iou_background", "iou_cell", "mean_iou", "f1")
-BEST_AT_0 = ("pixel_error", "adapted_rand_error")
+BEST_AT_0 = ("pixel_error", "adapted_rand_error", "over_segmented", "under_segmented")
 
 
 def picture(seed: int = 0, extents: tuple[int, int] = (24, 30)) -> NDArray[np.uint32]:
@@ -140,11 +140,30 @@ def test_scores_that_are_not_defined_are_left_out() -> None:
     assert scores_of(empty, empty, np.ones((4, 5), bool)) == {}
 
 
+def test_objects_are_counted_at_each_overlap_and_in_pieces() -> None:
+    truth, predicted = np.zeros((2, 8, 30), np.uint32)
+    truth[:, :10], truth[:, 11:21], truth[:, 22:] = 1, 2, 3
+    predicted[:, :8] = 1  # IoU 0.8
+    predicted[:, 11:16], predicted[:, 16:21] = 2, 3  # two pieces, one of IoU 0.5
+    scores = scores_of(truth, predicted)
+    assert scores["f1"] == scores["precision"] == scores["recall"] == pytest.approx(2 / 3)
+    precisions = [scores[f"average_precision_{percent}"] for percent in range(50, 100, 5)]
+    assert precisions == pytest.approx([2 / 4, *[1 / 5] * 6, 0, 0, 0])
+    assert scores["average_precision"] == pytest.approx(np.mean(precisions))
+    assert scores["panoptic_quality"] == pytest.approx((0.8 + 0.5) / 3)
+    assert scores["over_segmented"] == pytest.approx(1 / 3)
+    assert scores["under_segmented"] == 0
+
+
 # ---------------------------------------------------------------------------------- images
 
 
 def write_images(
-    root: Path, truth: NDArray[np.integer], predicted: NDArray[np.integer], axes: str
+    root: Path,
+    truth: NDArray[np.integer],
+    predicted: NDArray[np.integer],
+    axes: str,
+    size: dict[str, float] | None = None,
 ) -> list[Path]:
     paths = [root / name for name in ("truth", "prediction", "segmentation")]
     create_image(paths[0], axes, truth.shape, np.uint8, {})[...] = 1
@@ -152,7 +171,7 @@ def write_images(
     add_label(paths[0], "instances", axes, truth, {})
     foreground = (predicted > 0)[None].astype(np.float16)
     create_image(paths[1], "c" + axes, foreground.shape, np.float16, {})[...] = foreground
-    create_image(paths[2], axes, predicted.shape, np.uint32, {})[...] = predicted
+    create_image(paths[2], axes, predicted.shape, np.uint32, size or {})[...] = predicted
     return paths
 
 
@@ -409,3 +428,30 @@ def test_an_archive_with_failed_volumes_is_refused_with_their_reasons(tmp_path: 
         check_archive(output)
     summarise_archive({"good": paths["good"]}, {}, output)
     check_archive(output)
+
+
+@pytest.mark.parametrize("size", [0.5, None])
+def test_surfaces_are_scored_in_micrometres_where_they_are_known(
+    tmp_path: Path, size: float | None
+) -> None:
+    truth, predicted = np.zeros((2, 20, 20), np.uint32)
+    truth[5:15, 5:15], predicted[5:15, 5:17] = 1, 1
+    paths = write_images(
+        tmp_path, truth, predicted, "yx", {} if size is None else {"y": size, "x": size}
+    )
+    scores, unit = evaluated(paths, surface_tolerance=0.4), size or 1
+    assert scores["hausdorff_cell"] == pytest.approx(2 * unit)
+    assert scores["volumetric_overlap_error_cell"] == pytest.approx(1 / 6)
+    assert scores["relative_volume_difference_cell"] == pytest.approx(0.2)
+    assert 0.5 < scores["surface_dice_cell"] < 1
+    assert not any(name.startswith(("surface", "hausdorff")) for name in evaluated(paths))
+
+
+def test_the_surface_of_an_object_that_is_missed_is_as_far_as_the_image_is_long(
+    tmp_path: Path,
+) -> None:
+    truth, nothing = np.zeros((2, 30, 40), np.uint32)
+    truth[5:15, 5:15] = 1
+    scores = evaluated(write_images(tmp_path, truth, nothing, "yx"), surface_tolerance=1)
+    assert scores["hausdorff_cell"] == scores["average_surface_distance_cell"] == 50
+    assert scores["surface_dice_cell"] == 0

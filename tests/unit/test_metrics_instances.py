@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from unetflow.metrics.contingency import contingency
-from unetflow.metrics.instances import matching, mean_iou, object_ious
+from unetflow.metrics.instances import divided_and_joined, matching, mean_iou, object_ious
 
 RATES = ("precision", "recall", "f1", "average_precision", "panoptic_quality")
 PAIRS = hnp.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=5).flatmap(
@@ -176,3 +176,35 @@ def test_a_threshold_out_of_range_is_refused(threshold: float) -> None:
         ValueError, match=r"threshold must be an IoU above 0 and up to 1: got .*use"
     ):
         matching(table, threshold)
+
+
+@given(PAIRS)
+def test_objects_in_pieces_and_joined_ones_are_those_of_brute_force(
+    pair: tuple[np.ndarray, np.ndarray],
+) -> None:
+    truth, prediction = pair
+
+    def holding_several(outer: np.ndarray, inner: np.ndarray) -> int:
+        found = 0
+        for name in np.unique(outer[outer > 0]):
+            there = outer == name
+            pieces = np.unique(inner[there & (inner > 0)])
+            found += sum((inner[there] == p).sum() * 2 > (inner == p).sum() for p in pieces) > 1
+        return found
+
+    assert divided_and_joined(contingency(truth, prediction)) == {
+        "over_segmented": holding_several(truth, prediction),
+        "under_segmented": holding_several(prediction, truth),
+    }
+
+
+def test_a_cell_in_two_pieces_and_two_cells_in_one() -> None:
+    whole, halves = np.array([[1, 1, 1, 1, 0]]), np.array([[1, 1, 2, 2, 0]])
+    assert divided_and_joined(contingency(whole, halves)) == {
+        "over_segmented": 1,
+        "under_segmented": 0,
+    }
+    assert divided_and_joined(contingency(halves, whole)) == {
+        "over_segmented": 0,
+        "under_segmented": 1,
+    }

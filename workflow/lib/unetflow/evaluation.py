@@ -12,10 +12,19 @@ from numpy.typing import NDArray
 from scipy import stats
 from skimage.measure import label
 
+from unetflow import axes as axis_rules
 from unetflow.metrics.boundary import thin
-from unetflow.metrics.contingency import adapted_rand, contingency, v_info, v_rand
-from unetflow.metrics.instances import matching, mean_iou
+from unetflow.metrics.contingency import (
+    Contingency,
+    adapted_rand,
+    contingency,
+    ratio,
+    v_info,
+    v_rand,
+)
+from unetflow.metrics.instances import divided_and_joined, matching, mean_iou
 from unetflow.metrics.semantic import confusion, dice, iou, pixel_error
+from unetflow.metrics.surface import surface_scores
 from unetflow.predicted import probabilities
 from unetflow.progress import log, track
 from unetflow.settings import EvaluateSettings
@@ -28,6 +37,8 @@ from unetflow.store import (
     write_text,
 )
 from unetflow.volumes import open_volume
+
+IOU_PERCENTS = range(50, 100, 5)
 
 
 def score_plane(
@@ -55,12 +66,10 @@ def score_plane(
     dict
         pixel_error, dice_NAME, iou_NAME of the class of largest probability; adapted_rand_error,
         v_rand, v_info (foreground-restricted, with thinned borders, with their split and merge
-        parts); mean_iou (SEG of the Cell Tracking Challenge) and f1 at IoU 0.5. A score that is not
-        defined, such as the Dice of a class that is in neither, is left out.
+        parts); mean_iou (SEG of the Cell Tracking Challenge); and those of `score_objects`. A score
+        that is not defined, such as the Dice of a class that is in neither, is left out.
     """
-    foreground = foreground.astype(np.float32)
-    background = 1 - foreground.sum(axis=0, keepdims=True)
-    predicted = np.concatenate([background, foreground]).argmax(axis=0).astype(np.uint8)
+    predicted = most_probable(foreground)
     table = confusion(truth_classes, predicted, len(class_names), ignore_value=NOT_ANNOTATED)
     scores = {"pixel_error": pixel_error(table)}
     for name, one_dice, one_iou in zip(class_names, dice(table), iou(table), strict=True):
@@ -71,12 +80,66 @@ def score_plane(
     overlaps = contingency(truth_instances, instances, ignore=unknown)
     scores["adapted_rand_error"] = adapted_rand(overlaps)["adapted_rand_error"]
     scores["mean_iou"] = mean_iou(overlaps)
-    scores["f1"] = matching(overlaps, 0.5)["f1"]
+    scores |= score_objects(overlaps)
     thinned = contingency(truth_instances, thin(np.where(unknown, 0, instances)), ignore=unknown)
     for name, parts in (("v_rand", v_rand(thinned)), ("v_info", v_info(thinned))):
         scores |= {
             name if part == "score" else f"{name}_{part}": value for part, value in parts.items()
         }
+    return {metric: value for metric, value in scores.items() if np.isfinite(value)}
+
+
+def score_objects(overlaps: Contingency) -> dict[str, float]:
+    """Which objects were found.
+
+    Returns
+    -------
+    dict
+        f1, precision, recall and panoptic_quality at IoU 0.5; average_precision_50 and so on to 95,
+        tp / (tp + fp + fn) at that IoU in percent, and their mean average_precision;
+        over_segmented and under_segmented, as parts of the true and the predicted objects.
+    """
+    matched = {percent: matching(overlaps, percent / 100) for percent in IOU_PERCENTS}
+    half = matched[50]
+    precisions = {f"average_precision_{at}": of["average_precision"] for at, of in matched.items()}
+    counts = divided_and_joined(overlaps)
+    true, predicted = half["tp"] + half["fn"], half["tp"] + half["fp"]
+    return {
+        **{name: half[name] for name in ("f1", "precision", "recall", "panoptic_quality")},
+        "average_precision": float(np.mean([*precisions.values()])),
+        **precisions,
+        "over_segmented": ratio(counts["over_segmented"], true),
+        "under_segmented": ratio(counts["under_segmented"], predicted),
+    }
+
+
+def most_probable(foreground: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Class of largest probability, of those of all classes but background."""
+    foreground = foreground.astype(np.float32)
+    background = 1 - foreground.sum(axis=0, keepdims=True)
+    return np.asarray(np.concatenate([background, foreground]).argmax(axis=0), np.uint8)
+
+
+def score_surfaces(
+    truth_classes: NDArray[np.uint8],
+    predicted: NDArray[np.uint8],
+    class_names: Sequence[str],
+    spacing: Sequence[float],
+    tolerance: float,
+) -> dict[str, float]:
+    """Scores of the surface of each class but background, see `metrics.surface`.
+
+    Of a class that one side alone has, distances are the image's diagonal: infinite ones would be
+    left out of a mean, and reward what is missed.
+    """
+    diagonal = float(np.linalg.norm(np.multiply(truth_classes.shape, spacing)))
+    scores: dict[str, float] = {}
+    for value, name in enumerate(class_names[1:], start=1):
+        masks = truth_classes == value, predicted == value
+        found = surface_scores(*masks, spacing, tolerance, truth_classes == NOT_ANNOTATED)
+        for metric in ("hausdorff_95", "hausdorff", "average_surface_distance"):
+            found[metric] = min(found[metric], diagonal)
+        scores |= {f"{metric}_{name}": score for metric, score in found.items()}
     return {metric: value for metric, value in scores.items() if np.isfinite(value)}
 
 
@@ -103,18 +166,20 @@ def evaluate_arrays(
     """Scores of an image whose true classes, and instances or None, are arrays."""
     frame = slice(settings.ignore_border, -settings.ignore_border or None)
     by_plane = settings.plane_by_plane and model["network"]["dimensions"] == 2
+    axes = axis_rules.spatial(segmentation.axes)
+    size = axis_rules.voxel_size(axes, segmentation.voxel_size_um) or (1.0,) * len(axes)
+    names, tolerance = model["class_names"], settings.surface_tolerance
     scored = []
     for plane in np.ndindex(classes.shape[:-2] if by_plane else ()):
         index = (..., *plane, frame, frame)
-        scored.append(
-            score_plane(
-                np.asarray(classes[index]),
-                None if instances is None else np.asarray(instances[index]),
-                probabilities(prediction, index),
-                np.asarray(segmentation.array[index]),
-                model["class_names"],
-            )
-        )
+        known, foreground = np.asarray(classes[index]), probabilities(prediction, index)
+        true_instances = None if instances is None else np.asarray(instances[index])
+        found = np.asarray(segmentation.array[index])
+        scores = score_plane(known, true_instances, foreground, found, names)
+        if tolerance is not None:
+            spacing = size[-known.ndim :]
+            scores |= score_surfaces(known, most_probable(foreground), names, spacing, tolerance)
+        scored.append(scores)
     return {str(metric): float(value) for metric, value in pd.DataFrame(scored).mean().items()}
 
 

@@ -607,6 +607,13 @@ class EvaluateSettings(Settings):
 
     plane_by_plane: bool = setting(True, "score a stack as the mean over its planes")
     ignore_border: int = setting(0, "frame left out of the scores", "pixels", ge=0)
+    surface_tolerance: float | None = setting(
+        None,
+        "surface distances of each class are scored too, and the part of its surface that is "
+        "within this distance; null: they are not",
+        "µm, or pixels where the image does not tell their size",
+        ge=0,
+    )
 
 
 class ExperimentSettings(Settings):

@@ -129,6 +129,24 @@ def matching(table: Contingency, threshold: float) -> dict[str, float]:
     }
 
 
+def divided_and_joined(table: Contingency) -> dict[str, int]:
+    """Count the objects that were found in several pieces, or several in one.
+
+    Returns
+    -------
+    dict
+        `over_segmented`: true objects in which two or more predicted ones lie, each with more than
+        half of its pixels; `under_segmented`: predicted objects in which two or more true ones lie.
+    """
+    overlaps = _overlaps(table)
+    inside = np.bincount(overlaps.row[overlaps.prediction_majority])
+    around = np.bincount(overlaps.column[overlaps.majority])
+    return {
+        "over_segmented": int(np.count_nonzero(inside > 1)),
+        "under_segmented": int(np.count_nonzero(around > 1)),
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class _Overlaps:
     """Pairs of objects that share a pixel: arrays of shape (pairs,), and how many objects are."""
@@ -137,6 +155,7 @@ class _Overlaps:
     column: NDArray[np.intp]  # rank of the predicted object among the predicted ones
     iou: NDArray[np.float64]
     majority: NDArray[np.bool_]  # the pair covers more than half of the true object
+    prediction_majority: NDArray[np.bool_]  # or of the predicted one
     truth_objects: int
     prediction_objects: int
 
@@ -154,6 +173,7 @@ def _overlaps(table: Contingency) -> _Overlaps:
         column=column - (len(prediction_label) - prediction_objects),
         iou=count / (truth_size[row] + prediction_size[column] - count),
         majority=2 * count > truth_size[row],
+        prediction_majority=2 * count > prediction_size[column],
         truth_objects=truth_objects,
         prediction_objects=prediction_objects,
     )

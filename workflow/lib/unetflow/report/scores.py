@@ -65,6 +65,17 @@ FURTHER = {
     "v_rand_merge": "V-Rand, merge",
     "v_info_split": "V-Info, split",
     "v_info_merge": "V-Info, merge",
+    "average_precision": "Average precision, mean over IoU 0.5 to 0.95",
+    "average_precision_": "Average precision at IoU in %",
+    "panoptic_quality": "Panoptic quality at IoU 0.5",
+    "over_segmented": "Share of objects found in pieces",
+    "under_segmented": "Share of found objects that are several",
+    "hausdorff_95_": "Hausdorff distance, 95 %",
+    "hausdorff_": "Hausdorff distance",
+    "average_surface_distance_": "Average surface distance",
+    "surface_dice_": "Surface Dice",
+    "volumetric_overlap_error_": "Volumetric overlap error",
+    "relative_volume_difference_": "Relative volume difference",
 }
 
 
