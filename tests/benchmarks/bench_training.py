@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from harness import Prepared, Skip, compare, convolution_peak, synchronised, write
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
@@ -40,7 +41,8 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
 
 def ours(width: int, precision: str, note: str, faster: bool = False) -> Prepared:
     """`State.take_step`, as the rule train_model calls it."""
-    fabric = Fabric(accelerator=DEVICE, devices=1, precision=PRECISIONS[precision])
+    chosen = {"precision": PRECISIONS[precision], "plugins": LightningEnvironment()}
+    fabric = Fabric(accelerator=DEVICE, devices=1, **chosen)
     settings = TrainSettings(recipe="modern", steps=10**6, batch=1)
     parts = batch()
     state = State(fabric, network(width), settings, 10**6, parts[0] if faster else None)

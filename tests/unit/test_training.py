@@ -26,6 +26,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -592,7 +593,7 @@ def test_on_a_cpu_a_gradient_repeats_exactly(data: Path, trained: Path) -> None:
     task, settings = task_in(data), TrainSettings(batch=2)
     _, each = normalisations(task.histograms, ["a", "b"], IntensitySettings())
     network = build(UNetSettings(width=2, depth=1), 1, 2)
-    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=LightningEnvironment())
     state = State(fabric, network, settings, steps=1)
     batch = Patches(task.patches, each, 0).batch(0, settings)
     assert state.replay_difference(batch) == 0
@@ -671,7 +672,8 @@ def test_what_looks_at_a_gradient_leaves_the_statistics_as_they_are(
     network = build(UNetSettings(width=2, depth=1, **PADDED), 1, 2)
     before = {name: values.clone() for name, values in network.named_buffers()}
     monkeypatch.setattr(torch, "compile", lambda network: network)
-    state = State(Fabric(accelerator="cpu", devices=1), network, settings, 1, batch[0])
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=LightningEnvironment())
+    state = State(fabric, network, settings, 1, batch[0])
     assert state.replay_difference(batch) == 0
     assert all(torch.equal(values, before[name]) for name, values in network.named_buffers())
     state.take_step(batch)
