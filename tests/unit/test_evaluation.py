@@ -29,6 +29,7 @@ from unetflow.evaluation import (
     summarise,
     summarise_archive,
 )
+from unetflow.metrics.membranes import challenge_scores
 from unetflow.settings import EvaluateSettings
 from unetflow.store import NOT_ANNOTATED, add_label, create_image, open_image, write_json
 
@@ -455,3 +456,27 @@ def test_the_surface_of_an_object_that_is_missed_is_as_far_as_the_image_is_long(
     scores = evaluated(write_images(tmp_path, truth, nothing, "yx"), surface_tolerance=1)
     assert scores["hausdorff_cell"] == scores["average_surface_distance_cell"] == 50
     assert scores["surface_dice_cell"] == 0
+
+
+def test_sections_are_scored_together_as_the_challenge_did(tmp_path: Path) -> None:
+    images, stacks = {}, []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        truth, predicted = picture(ord(name)), picture(7)
+        images[name] = write_images(tmp_path / name, truth, predicted, "yx")
+        stacks.append((truth > 0, predicted > 0))
+    output, labels = tmp_path / "metrics.tsv", {"experiment": "e", "split": "fold1", "seed": "0"}
+    evaluate_images(images, labels, output, MODEL, EvaluateSettings(challenge="isbi2012"))
+    table = pd.read_csv(output, sep="\t")
+    together = table[table["image"] == "all of fold1"].set_index("metric")["value"]
+    truth, predicted = (np.stack(each) for each in zip(*stacks, strict=True))
+    expected = challenge_scores(truth, predicted.astype(float))
+    assert len(together) == len(expected) > 5
+    for name, best in expected.items():
+        assert together[f"isbi2012_{name}"] == pytest.approx(best.score, rel=1e-5)
+    hits = 2 * (truth & predicted).sum() / (truth.sum() + predicted.sum())
+    assert together["isbi2012_pixel_error"] == pytest.approx(1 - hits, rel=1e-5)
+    (tmp_path / "c").mkdir()
+    images["c"] = write_images(tmp_path / "c", truth[0, :20] + 0, predicted[0, :20] + 0, "yx")
+    with pytest.raises(ValueError, match="must be 2D sections of one size"):
+        evaluate_images(images, labels, output, MODEL, EvaluateSettings(challenge="isbi2012"))

@@ -23,8 +23,10 @@ from unetflow.metrics.contingency import (
     v_rand,
 )
 from unetflow.metrics.instances import divided_and_joined, matching, mean_iou
+from unetflow.metrics.membranes import challenge_scores
 from unetflow.metrics.semantic import confusion, dice, iou, pixel_error
 from unetflow.metrics.surface import surface_scores
+from unetflow.predicted import foreground as foreground_of
 from unetflow.predicted import probabilities
 from unetflow.progress import log, track
 from unetflow.settings import EvaluateSettings
@@ -241,8 +243,41 @@ def evaluate_images(
             {**labels, "image": name, "metric": key, "value": value}
             for key, value in scores.items()
         ]
+    if settings.challenge:
+        together = {**labels, "image": f"all of {labels['split']}"}
+        scores = score_challenge([(paths[0], paths[1]) for paths in images.values()], settings)
+        rows += [{**together, "metric": key, "value": value} for key, value in scores.items()]
     table = pd.DataFrame(rows, columns=[*labels, "image", "metric", "value"])
     write_text(output, str(table.to_csv(sep="\t", index=False, float_format="%.6g")))
+
+
+def score_challenge(
+    sections: Sequence[tuple[Path, Path]], settings: EvaluateSettings
+) -> dict[str, float]:
+    """Scores of ISBI 2012 of 2D sections (truth, prediction), see `metrics.membranes`.
+
+    Raises
+    ------
+    ValueError
+        If the sections are not of one size.
+    """
+    frame = slice(settings.ignore_border, -settings.ignore_border or None)
+    known, cells = [], []
+    for truth, prediction in sections:
+        classes = open_image(truth).label("classes")
+        assert classes is not None  # else nothing was scored before
+        known.append(np.asarray(classes[..., frame, frame]))
+        cells.append(foreground_of(open_image(prediction), (..., frame, frame)))
+    if len({array.shape for array in known}) > 1 or known[0].ndim != 2:
+        raise ValueError(
+            "evaluate.challenge isbi2012: images must be 2D sections of one size: got "
+            f"{sorted({array.shape for array in known})}; leave it out"
+        )
+    together = np.stack(known)
+    unknown = together == NOT_ANNOTATED
+    probability = np.clip(np.stack(cells), 0, 1)  # sums of rounded ones may be more
+    found = challenge_scores((together > 0) & ~unknown, probability, unknown)
+    return {f"isbi2012_{name}": best.score for name, best in found.items()}
 
 
 def evaluate_volume(

@@ -607,6 +607,11 @@ class EvaluateSettings(Settings):
 
     plane_by_plane: bool = setting(True, "score a stack as the mean over its planes")
     ignore_border: int = setting(0, "frame left out of the scores", "pixels", ge=0)
+    challenge: Literal["isbi2012"] | None = setting(
+        None,
+        "isbi2012: 2D sections of one size are also scored together as that challenge did, with "
+        "all classes but background as cells, each score at its best threshold",
+    )
     surface_tolerance: float | None = setting(
         None,
         "surface distances of each class are scored too, and the part of its surface that is "

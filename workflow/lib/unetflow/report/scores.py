@@ -70,6 +70,7 @@ FURTHER = {
     "panoptic_quality": "Panoptic quality at IoU 0.5",
     "over_segmented": "Share of objects found in pieces",
     "under_segmented": "Share of found objects that are several",
+    "isbi2012_": "ISBI 2012, best threshold",
     "hausdorff_95_": "Hausdorff distance, 95 %",
     "hausdorff_": "Hausdorff distance",
     "average_surface_distance_": "Average surface distance",
