@@ -19,19 +19,12 @@ from numpy.typing import NDArray
 from skimage.measure import label
 from skimage.metrics import adapted_rand_error
 
-from unetflow.evaluation import (
-    check_archive,
-    evaluate_image,
-    evaluate_images,
-    evaluate_volume,
-    merge_metrics,
-    score_plane,
-    summarise,
-    summarise_archive,
-)
+from unetflow.evaluation import evaluate_image, evaluate_images, evaluate_volume
 from unetflow.metrics.membranes import challenge_scores
+from unetflow.scoring import score_plane
 from unetflow.settings import EvaluateSettings
 from unetflow.store import NOT_ANNOTATED, add_label, create_image, open_image, write_json
+from unetflow.summaries import check_archive, merge_metrics, summarise, summarise_archive
 
 NAMES = ("background", "cell")
 MODEL = {"class_names": NAMES, "network": {"dimensions": 2}}

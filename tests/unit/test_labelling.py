@@ -18,16 +18,8 @@ from skimage.measure import label
 from skimage.metrics import adapted_rand_error
 from small_model import small_shards
 
-from unetflow.labelling import (
-    Divide,
-    Grid,
-    Joined,
-    join,
-    label_block,
-    link_planes,
-    measure,
-    shard_blocks,
-)
+from unetflow.joining import Joined, join, link_planes
+from unetflow.labelling import Divide, Grid, label_block, measure, shard_blocks
 from unetflow.metrics.contingency import contingency
 from unetflow.segmentation import segment, segment_image, segment_planes
 from unetflow.settings import SegmentSettings

@@ -296,7 +296,12 @@ def test_what_does_not_fit_is_refused_in_one_line(lineage: Sequence, match: str)
 
 
 def test_tracks_may_come_in_any_order_of_their_birth() -> None:
-    check_lineage(LINEAGE[[4, 2, 0, 3, 1]], "truth")
+    mixed = LINEAGE[[4, 2, 0, 3, 1]]
+    check_lineage(mixed, "truth")
+    without_5 = np.where(TRUTH == 5, 0, TRUTH)
+    expected = scores((TRUTH, LINEAGE), (without_5, LINEAGE[:4]))
+    assert 0 < expected["tra"] < 1
+    assert scores((TRUTH, mixed), (without_5, LINEAGE[3::-1])) == expected
 
 
 def theirs(folder: Path, truth: Tracked, prediction: Tracked, outlines: dict) -> dict[str, float]:

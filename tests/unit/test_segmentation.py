@@ -20,7 +20,8 @@ from skimage.measure import regionprops
 from skimage.segmentation import relabel_sequential
 
 from unetflow import store
-from unetflow.labelling import Joined, measure
+from unetflow.joining import Joined
+from unetflow.labelling import measure
 from unetflow.segmentation import (
     object_table,
     segment,

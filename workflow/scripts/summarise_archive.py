@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from unetflow.evaluation import summarise_archive
 from unetflow.progress import log_to
+from unetflow.summaries import summarise_archive
 
 with log_to(snakemake.log[0]):
     summarise_archive(

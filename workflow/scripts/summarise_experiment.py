@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from unetflow.evaluation import merge_metrics
 from unetflow.progress import log_to
+from unetflow.summaries import merge_metrics
 
 with log_to(snakemake.log[0]):
     merge_metrics(

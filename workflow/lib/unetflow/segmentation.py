@@ -23,15 +23,8 @@ from skimage.segmentation import relabel_sequential, watershed
 
 from unetflow import axes as axis_rules
 from unetflow import predicted
-from unetflow.labelling import (
-    Grid,
-    Joined,
-    Region,
-    join,
-    label_block,
-    link_planes,
-    shard_blocks,
-)
+from unetflow.joining import Joined, join, link_planes, renumber
+from unetflow.labelling import Grid, Region, label_block, shard_blocks
 from unetflow.progress import track
 from unetflow.pyramid import add_levels
 from unetflow.settings import SegmentSettings
@@ -177,15 +170,11 @@ def segment_image(
         joined = join(grid, blocks, least_iou, 0 if link is not None else settings.minimum_size)
         dtype = joined.ids[grid.blocks[0]].dtype
         instances = create_array(partial / "0", axes, shape, dtype, *layout, empty=True)
-        for index in grid.blocks:
-            core = grid.core(index)
-            instances[core] = joined.ids[index][np.asarray(labels[core])]
+        renumber(grid, labels, joined.ids.__getitem__, instances)
         if link is not None:
             ids, found = link_planes(instances, grid, joined.objects, link, settings.minimum_size)
             joined = replace(joined, objects=found)
-            for index in grid.blocks:
-                core = grid.core(index)
-                instances[core] = ids[np.asarray(instances[core])]
+            renumber(grid, instances, lambda _: ids, instances)
         remove(blocks)
         levels = add_levels(partial, "0", axes, image.voxel_size_um, mean=False)
         describe_image(partial, axes, image.voxel_size_um, levels, {}, {}, means=False)

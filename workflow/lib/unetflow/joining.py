@@ -1,0 +1,204 @@
+"""The instances of all blocks made those of the volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from unetflow.labelling import LAST, Grid, Index, name_of
+from unetflow.metrics.contingency import contingency, marginal
+
+Objects = Mapping[str, NDArray[np.int64]]
+"""What `measure` tells of instances."""
+
+NONE = np.zeros(0, np.int64)
+COMBINED: Mapping[str, tuple[Any, int]] = {
+    "first": (np.minimum, LAST),
+    "size": (np.add, 0),
+    "sum": (np.add, 0),
+    "start": (np.minimum, LAST),
+    "stop": (np.maximum, 0),
+}
+"""How what `measure` tells of the parts of an instance becomes that of the whole."""
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """What the instances of all blocks are in the whole volume.
+
+    Attributes
+    ----------
+    ids : mapping
+        Of each block, uint32 or uint64 array of shape (its instances + 1,): the id of each in the
+        volume; 0 of background, and of what is too small.
+    objects : dict
+        int64 arrays of the volume's instances as of `measure`, ids from 1 in the order of their
+        first voxels.
+    merges : DataFrame
+        A row per pair that was joined: axis, block and label in front and behind, overlap (voxels
+        of the seam's planes), iou.
+    """
+
+    ids: Mapping[Index, NDArray[np.unsignedinteger]]
+    objects: Objects
+    merges: pd.DataFrame
+
+
+def join(grid: Grid, folder: Path, least_iou: float, minimum_size: int = 0) -> Joined:
+    """Decide which instances of neighbouring blocks are one, and number those of the volume.
+
+    Parameters
+    ----------
+    folder : Path
+        Where `label_block` has written all blocks.
+    least_iou : float
+        In the planes of a seam, from which on two instances are one; 0: wherever they overlap.
+    minimum_size : int
+        Instances of fewer voxels are left out.
+    """
+    told = [written(folder, index, *COMBINED) for index in grid.blocks]
+    counts = [len(facts["first"]) for facts in told]
+    before = dict(zip(grid.blocks, np.cumsum([0, *counts]), strict=False))
+    merges = found_merges(grid, folder, least_iou)
+    offset = {name_of(index): start for index, start in before.items()}
+    front, behind = (
+        (merges[f"{side}_block"].map(offset) + merges[f"{side}_label"] - 1).to_numpy(np.int64)
+        for side in ("front", "behind")
+    )
+    parts = {name: np.concatenate([facts[name] for facts in told]) for name in COMBINED}
+    ids, objects = combined(parts, front, behind, minimum_size)
+    of_block = {
+        index: np.append(ids[:1], ids[start + 1 : start + 1 + count])
+        for (index, start), count in zip(before.items(), counts, strict=True)
+    }
+    return Joined(of_block, objects, merges)
+
+
+def combined(
+    parts: Objects, one: NDArray[np.int64], other: NDArray[np.int64], minimum_size: int
+) -> tuple[NDArray[np.unsignedinteger], Objects]:
+    """Number the instances that consist of parts, of which pairs belong together.
+
+    Parameters
+    ----------
+    one, other : int64 arrays of shape (pairs,)
+        Parts, counted from 0.
+
+    Returns
+    -------
+    ids : uint32 or uint64 array of shape (parts + 1,)
+        Of background and of each part: 0, and the instance in the order of first voxels; 0 also
+        where that has fewer voxels than `minimum_size`.
+    objects : dict
+        As `parts`, of the instances.
+    """
+    total = len(parts["first"])
+    graph = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(total, total))
+    number, instance = connected_components(graph, directed=False) if total else (0, NONE)
+    objects = {}
+    for name, (combine, empty) in COMBINED.items():
+        objects[name] = np.full((number, *parts[name].shape[1:]), empty, np.int64)
+        combine.at(objects[name], instance, parts[name])
+    order = np.argsort(objects["first"])
+    order = order[objects["size"][order] >= minimum_size]
+    numbers = np.zeros(number, np.uint32 if len(order) < 2**32 else np.uint64)
+    numbers[order] = np.arange(1, len(order) + 1)
+    ids = np.append(numbers.dtype.type(0), numbers[instance])
+    return ids, {name: values[order] for name, values in objects.items()}
+
+
+def written(folder: Path, index: Index, *names: str) -> dict[str, NDArray[Any]]:
+    """Arrays of a block's file."""
+    with np.load(folder / f"{name_of(index)}.npz") as facts:
+        return {name: facts[name] for name in names}
+
+
+def found_merges(grid: Grid, folder: Path, least_iou: float) -> pd.DataFrame:
+    """Return the pairs of instances of neighbouring blocks that are one."""
+    nothing = pairs(NONE, NONE, least_iou)
+    tables = [nothing.assign(axis=NONE, front_block="", behind_block="")]
+    for axis, front, behind in grid.seams():
+        near, far = f"behind{axis}", f"front{axis}"  # the seam is behind the block in front
+        seam = written(folder, front, near)[near], written(folder, behind, far)[far]
+        blocks = {"front_block": name_of(front), "behind_block": name_of(behind)}
+        tables.append(pairs(*seam, least_iou).assign(axis=axis, **blocks))
+    return pd.concat(tables, ignore_index=True)
+
+
+def pairs(
+    front: NDArray[np.integer], behind: NDArray[np.integer], least_iou: float
+) -> pd.DataFrame:
+    """Instances of two blocks that are one by what both see at their seam."""
+    table = contingency(front, behind)
+    _, front_size, row = marginal(table.truth_label, table.count)
+    _, behind_size, column = marginal(table.prediction_label, table.count)
+    iou = table.count / (front_size[row] + behind_size[column] - table.count)
+    chosen = (table.truth_label > 0) & (table.prediction_label > 0) & (iou >= least_iou)
+    return pd.DataFrame(
+        {
+            "front_label": table.truth_label[chosen].astype(np.int64),
+            "behind_label": table.prediction_label[chosen].astype(np.int64),
+            "overlap": table.count[chosen],
+            "iou": iou[chosen],
+        }
+    )
+
+
+def link_planes(
+    instances: zarr.Array[Any], grid: Grid, objects: Objects, least_iou: float, minimum_size: int
+) -> tuple[NDArray[np.unsignedinteger], Objects]:
+    """Decide which instances of neighbouring planes are one: those that overlap each other most.
+
+    Parameters
+    ----------
+    instances : integer array (planes, rows, columns)
+        Each instance in one plane, numbered from 1.
+    objects : dict
+        Of these instances.
+    least_iou : float
+        Intersection over union of an instance and one of the next plane, from which on they are
+        one if neither overlaps another more.
+
+    Returns
+    -------
+    tuple
+        See `combined`.
+    """
+    tables = []
+    for index in grid.blocks:
+        planes, *plane = grid.core(index)
+        seen = np.asarray(instances[planes.start : planes.stop + 1, *plane])
+        table = contingency(seen[:-1], seen[1:])
+        columns = {"one": table.truth_label, "other": table.prediction_label}
+        tables.append(pd.DataFrame({**columns, "overlap": table.count}))
+    # Blocks in one plane see parts of an overlap.
+    found = pd.concat(tables).astype(np.int64).groupby(["one", "other"], as_index=False).sum()
+    found = found[(found["one"] > 0) & (found["other"] > 0)]
+    one, other = found["one"].to_numpy() - 1, found["other"].to_numpy() - 1
+    size = objects["size"]
+    found["iou"] = found["overlap"] / (size[one] + size[other] - found["overlap"])
+    best = found["iou"] >= least_iou
+    for side in ("one", "other"):
+        best &= found["iou"] == found.groupby(side)["iou"].transform("max")
+    return combined(objects, one[best], other[best], minimum_size)
+
+
+def renumber(
+    grid: Grid,
+    source: zarr.Array[Any],
+    ids: Callable[[Index], NDArray[np.unsignedinteger]],
+    target: zarr.Array[Any],
+) -> None:
+    """Write the ids that each block's labels stand for, block by block."""
+    for index in grid.blocks:
+        core = grid.core(index)
+        target[core] = ids(index)[np.asarray(source[core])]

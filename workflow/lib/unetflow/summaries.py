@@ -1,0 +1,113 @@
+"""Scores of an experiment's folds, and of an archive's volumes, gathered in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from unetflow.store import read_json, write_json, write_text
+
+
+def merge_metrics(
+    tables: Sequence[Path], folds: Sequence[Path], metrics: Path, summary: Path
+) -> None:
+    """Write all scores of an experiment as one TSV, and their mean and spread as JSON.
+
+    Parameters
+    ----------
+    tables : sequence of Path
+        Scores of each split and seed.
+    folds : sequence of Path
+        `model.json` of each; best step and threshold are told in the summary.
+    """
+    # An image may be called NA or null.
+    table = pd.concat(
+        [
+            pd.read_csv(path, sep="\t", dtype={"image": str}, keep_default_na=False)
+            for path in tables
+        ]
+    )
+    write_text(metrics, str(table.to_csv(sep="\t", index=False)))
+    models = [read_json(path) for path in folds]
+    write_json(
+        summary,
+        {
+            "metrics": summarise(table),
+            "thresholds": [model["threshold"] for model in models],
+            "best_steps": [model["training"]["best_step"] for model in models],
+        },
+    )
+
+
+def summarise(table: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
+    """Mean, 95 % interval and number of images, per metric.
+
+    An image that several seeds predicted counts once, with its mean. The interval is the bootstrap
+    over images (percentiles, 2,000 resamples, seeded); with fewer than two images it is null.
+    """
+    summary: dict[str, dict[str, float | int | None]] = {}
+    for metric, group in table.groupby("metric", sort=False):
+        values = group.groupby("image")["value"].mean().to_numpy()
+        low = high = None
+        if len(values) > 1:
+            interval = stats.bootstrap(
+                (values,),
+                np.mean,
+                n_resamples=2000,
+                method="percentile",
+                rng=np.random.default_rng(0),
+            ).confidence_interval
+            low, high = float(interval.low), float(interval.high)
+        summary[str(metric)] = {
+            "mean": float(values.mean()),
+            "low": low,
+            "high": high,
+            "n": len(values),
+        }
+    return summary
+
+
+def summarise_archive(
+    volumes: Mapping[str, Path], scores: Mapping[str, Path], output: Path
+) -> None:
+    """Write an archive's `summary.tsv`, a row per volume of the sheet.
+
+    Parameters
+    ----------
+    volumes : mapping of volume to its `summary.json`
+    scores : mapping of the volumes with truth to their `metrics.tsv`
+    """
+    rows = []
+    for volume, path in volumes.items():
+        facts = read_json(path)
+        shape = "x".join(map(str, facts["shape"])) if facts["shape"] else ""
+        row = {"volume": volume, **facts, "shape": shape}
+        if volume in scores:
+            table = pd.read_csv(scores[volume], sep="\t")
+            found = table.dropna(subset="metric")
+            row |= dict(zip(found["metric"], found["value"], strict=True))
+            row["reason"] = "; ".join([row["reason"], *table["reason"].dropna()]).strip("; ")
+        rows.append(row)
+    table = pd.DataFrame(rows).astype({"objects": "Int64", "voxels": "Int64"})
+    write_text(output, str(table.to_csv(sep="\t", index=False, float_format="%.6g")))
+
+
+def check_archive(summary: Path) -> None:
+    """Refuse an archive with volumes that failed.
+
+    Raises
+    ------
+    ValueError
+        Naming each of them with its reason.
+    """
+    table = pd.read_csv(summary, sep="\t", keep_default_na=False)
+    failed = table[table["state"] == "failed"]
+    if len(failed):
+        reasons = "; ".join(f"{row.volume}: {row.reason}" for row in failed.itertuples())
+        raise ValueError(
+            f"{summary.parent.name}: {len(failed)} of {len(table)} volumes failed: {reasons}"
+        )
