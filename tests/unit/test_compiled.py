@@ -13,8 +13,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from unetflow import inference
 from unetflow.compiled import OpenVinoNetwork
-from unetflow.inference import Model, array_reader, build, choose_precision, logits
+from unetflow.inference import (
+    Model,
+    array_reader,
+    build,
+    choose_backend,
+    choose_precision,
+    logits,
+)
 from unetflow.settings import UNetSettings
 
 torch.set_num_threads(1)
@@ -90,3 +98,16 @@ def test_without_openvino_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ValueError, match=r"pip install 'unetflow\[openvino\]', or set torch"):
         OpenVinoNetwork(torch.nn.Identity(), torch.zeros(1, 1, 8, 8), "32", 1)
+
+
+@pytest.mark.parametrize(
+    ("installed", "device", "expected"),
+    [(True, "cpu", "openvino"), (True, "cuda", "torch"), (False, "cpu", "torch")],
+)
+def test_auto_is_openvino_on_a_cpu_where_it_is_installed(
+    monkeypatch: pytest.MonkeyPatch, installed: bool, device: str, expected: str
+) -> None:
+    monkeypatch.setattr(inference, "find_spec", lambda name: installed or None)
+    place = torch.device(device)
+    assert choose_backend(place, "auto") == expected
+    assert choose_backend(place, "torch") == "torch"

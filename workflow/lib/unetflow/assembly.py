@@ -74,7 +74,8 @@ def only_array(prediction: Path, receipts: Sequence[Mapping[str, Any]]) -> str:
     if len(names) > 1:
         raise ValueError(
             f"{prediction}: blocks must be predicted alike: found {len(names)} kinds, as machines "
-            f"with and without bf16 give where predict.precision is auto; set it, and {again}"
+            "with and without bf16 or OpenVINO give where predict.precision or predict.backend is "
+            f"auto; set them, and {again}"
         )
     if not (prediction / names[0] / "zarr.json").is_file():
         raise ValueError(

@@ -94,7 +94,7 @@ def predict_block(
         journal = Journal(receipt, array, digest(facts["array"], work, how, code, repaired))
         shards = shards_of(array, block["region"])
         waiting = [shard for shard in shards if not journal.has(shard)]
-        log(f"device {loaded.device}, {len(waiting)} of {len(shards)} shards")
+        log(f"device {loaded.device}, {loaded.backend}, {len(waiting)} of {len(shards)} shards")
         for shard in waiting:
             journal.clear(shard)
         if settings.scheduler is None:
@@ -164,6 +164,7 @@ def array_name(job: Job) -> str:
         job.model.facts["geometry"],
         [job.normalise.offset, job.normalise.scale],
         job.model.precision,
+        job.model.backend,
         stored,
         layout(job)[2:],
         bounds(job.within or ()),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class Model:
     device: torch.device
     precision: str
     facts: dict[str, Any]
+    backend: str = "torch"
 
 
 def build(settings: UNetSettings, channels: int, classes: int) -> nn.Module:
@@ -87,6 +89,7 @@ def load(
     network = build(settings, facts["channels"], len(facts["class_names"]))
     network.load_state_dict(safetensors.torch.load_file(weights))
     place = choose_device("cpu" if backend == "openvino" else device)
+    backend = choose_backend(place, backend)
     precision = choose_precision(place, precision)
     geometry = geometry_from_json(facts["geometry"])
     network = network.to(place).eval()
@@ -94,7 +97,7 @@ def load(
         extents = [axis.smallest_tile for axis in geometry]
         example = torch.zeros(1, facts["channels"], *extents)
         network = OpenVinoNetwork(network, example, precision, threads)
-    return Model(network, geometry, place, precision, facts)
+    return Model(network, geometry, place, precision, facts, backend)
 
 
 def sha256(path: Path) -> str:
@@ -136,6 +139,13 @@ def choose_precision(device: torch.device, precision: str) -> str:
         able = torch.cpu.get_capabilities()
         native = able.get("avx512_bf16", False) or able.get("amx_bf16", False)
     return "bf16" if native else "32"
+
+
+def choose_backend(device: torch.device, backend: str) -> str:
+    """Backend "torch" or "openvino"; for "auto" OpenVINO on a CPU, where it is installed."""
+    if backend != "auto":
+        return backend
+    return "openvino" if device.type == "cpu" and find_spec("openvino") else "torch"
 
 
 def array_reader(image: NDArray[np.float32]) -> Reader:

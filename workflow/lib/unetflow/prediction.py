@@ -79,7 +79,7 @@ def predict_images(
     model: Model, images: Sequence[Path], output: Path, settings: PredictSettings
 ) -> None:
     """Write the probabilities of several OME-Zarr images into one folder, complete or absent."""
-    log(f"device {model.device}, {settings.threads} threads")
+    log(f"device {model.device}, {model.backend}, {settings.threads} threads")
     # Scores need the probabilities of all classes.
     settings = settings.model_copy(update={"output": "probabilities", "channels": None})
     with replacing(output) as partial:

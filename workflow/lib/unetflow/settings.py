@@ -521,8 +521,10 @@ class PredictSettings(Settings):
         "type and chunks of its array; or its voxels, which planning then reads",
     )
     precision: Precision = setting("32", PRECISION)
-    backend: Literal["torch", "openvino"] = setting(
-        "torch", "what runs the network; openvino is the faster one on CPUs, and to be installed"
+    backend: Literal["torch", "openvino", "auto"] = setting(
+        "torch",
+        "what runs the network; openvino is the faster one on CPUs, above all for 3D networks, and "
+        "to be installed; auto: it on a CPU where it is installed, else torch; logs its choice",
     )
     device: Literal["cpu", "gpu", "auto"] = setting(
         "auto", "gpu without one is an error; auto logs its choice"
