@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 
 from unetflow.datasets.synthetic import synthesize
@@ -398,6 +399,22 @@ def test_the_picture_of_a_volume_is_of_what_its_row_chose(half: Results) -> None
     plan["volumes"]["good"]["time"] = "1"
     write_json(folder / "plan.json", plan)
     assert archive_section(half.root, "tissue")["thumbnails"][0]["strip"] is not None
+
+
+def test_objects_at_seams_are_told_of_all_volumes_together(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    folder = results.root / "archives/cut"
+    counted = {"distance": range(65), "voxels": 100, "planes": 10, "centres": 2, "ends": 1}
+    table = pd.DataFrame(counted)
+    for volume in "ab":
+        write_json(folder / volume / "summary.json", {"state": "done"})
+        table.to_csv(folder / volume / "seams.tsv", sep="\t", index=False)
+    write_json(folder / "plan.json", {"volumes": {"a": {"path": "a"}, "b": {"path": "b"}}})
+    assert "voxels from the nearest seam" in str(archive_section(results.root, "cut")["seams"])
+    table[["centres", "ends"]] = 0
+    for volume in "ab":
+        table.to_csv(folder / volume / "seams.tsv", sep="\t", index=False)
+    assert archive_section(results.root, "cut")["seams"] is None
 
 
 def test_variants_show_the_weights_that_another_of_the_family_made(full: Results) -> None:

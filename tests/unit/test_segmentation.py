@@ -21,7 +21,7 @@ from skimage.segmentation import relabel_sequential
 
 from unetflow import store
 from unetflow.joining import Joined
-from unetflow.labelling import measure
+from unetflow.labelling import Grid, measure
 from unetflow.segmentation import (
     object_table,
     segment,
@@ -199,7 +199,8 @@ def table_of(instances: NDArray[np.uint32], size: dict[str, float]) -> pd.DataFr
     """Object table of an image that is one block, with the ids that it has."""
     whole = tuple(slice(0, extent) for extent in instances.shape)
     found = measure(instances, whole, instances.shape, int(instances.max(initial=0)))
-    joined = Joined({}, found, pd.DataFrame())
+    grid = Grid(instances.shape, instances.shape, (0,) * instances.ndim)
+    joined = Joined(grid, {}, found, pd.DataFrame())
     axes = "zyx"[-instances.ndim :]
     return pd.read_csv(io.StringIO(object_table(joined, axes, instances.shape, size)), sep="\t")
 
@@ -327,6 +328,7 @@ def outputs(root: Path) -> dict[str, Path]:
         "segmentation": root / "segmentation.ome.zarr",
         "objects": root / "objects.tsv",
         "merges": root / "merges.tsv",
+        "seams": root / "seams.tsv",
         "summary": root / "summary.json",
     }
 

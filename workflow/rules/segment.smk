@@ -36,6 +36,7 @@ rule segment_volume:
         ),
         objects="<results>/archives/{archive}/{volume}/objects.tsv",
         merges="<results>/archives/{archive}/{volume}/merges.tsv",
+        seams="<results>/archives/{archive}/{volume}/seams.tsv",
         summary="<results>/archives/{archive}/{volume}/summary.json",
     log:
         "<logs>/segment/archives/{archive}/{volume}.log",

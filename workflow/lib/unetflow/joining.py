@@ -37,6 +37,7 @@ class Joined:
 
     Attributes
     ----------
+    grid : Grid
     ids : mapping
         Of each block, uint32 or uint64 array of shape (its instances + 1,): the id of each in the
         volume; 0 of background, and of what is too small.
@@ -48,6 +49,7 @@ class Joined:
         of the seam's planes), iou.
     """
 
+    grid: Grid
     ids: Mapping[Index, NDArray[np.unsignedinteger]]
     objects: Objects
     merges: pd.DataFrame
@@ -71,7 +73,7 @@ def join(grid: Grid, folder: Path, least_iou: float, minimum_size: int = 0) -> J
     merges = found_merges(grid, folder, least_iou)
     offset = {name_of(index): start for index, start in before.items()}
     front, behind = (
-        (merges[f"{side}_block"].map(offset) + merges[f"{side}_label"] - 1).to_numpy(np.int64)
+        merges[f"{side}_block"].map(offset).to_numpy(np.int64) + merges[f"{side}_label"] - 1
         for side in ("front", "behind")
     )
     parts = {name: np.concatenate([facts[name] for facts in told]) for name in COMBINED}
@@ -80,7 +82,7 @@ def join(grid: Grid, folder: Path, least_iou: float, minimum_size: int = 0) -> J
         index: np.append(ids[:1], ids[start + 1 : start + 1 + count])
         for (index, start), count in zip(before.items(), counts, strict=True)
     }
-    return Joined(of_block, objects, merges)
+    return Joined(grid, of_block, objects, merges)
 
 
 def combined(

@@ -27,6 +27,7 @@ from unetflow.joining import Joined, join, link_planes, renumber
 from unetflow.labelling import Grid, Region, label_block, shard_blocks
 from unetflow.progress import track
 from unetflow.pyramid import add_levels
+from unetflow.seams import seam_evidence
 from unetflow.settings import SegmentSettings
 from unetflow.store import (
     chunks_and_shards,
@@ -216,11 +217,11 @@ def segment_volume(
         How its prediction went, see `blocks.finish_prediction`. If it failed, so has the volume:
         its segmentation is an empty group.
     outputs : mapping
-        Paths of `segmentation`, `objects`, `merges` (what was joined at the seams of blocks) and
-        `summary`, which says "state" and "reason".
+        Paths of `segmentation`, `objects`, `merges` (what was joined at the seams of blocks),
+        `seams` (see `seam_evidence`) and `summary`, which says "state" and "reason".
     """
     reason = facts["reason"]
-    table, merges, count = "label\n", "axis\n", None
+    table, merges, seams, count = "label\n", "axis\n", "distance\n", None
     if reason:
         zarr.create_group(outputs["segmentation"], overwrite=True, attributes={"reason": reason})
     else:
@@ -234,9 +235,11 @@ def segment_volume(
         image = open_image(outputs["segmentation"])
         table = object_table(joined, image.axes, image.spatial_shape, image.voxel_size_um)
         merges = str(joined.merges.to_csv(sep="\t", index=False, float_format="%.6g"))
+        seams = str(seam_evidence(joined.grid, joined.objects).to_csv(sep="\t", index=False))
         count = len(joined.objects["size"])
     write_text(outputs["objects"], table)
     write_text(outputs["merges"], merges)
+    write_text(outputs["seams"], seams)
     summary = {"state": facts["state"], "reason": reason, "objects": count}
     summary["predict_seconds"] = facts["seconds"]
     about = {key: facts["volume"].get(key) for key in ("path", "experiment", "shape", "voxels")}

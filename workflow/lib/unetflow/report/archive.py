@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
 from unetflow.report import figures, scores, sources
 from unetflow.report.sources import attempt, facts
+from unetflow.seams import FARTHEST
 from unetflow.volumes import choice_of
 
 THUMBNAILS = 12
@@ -16,6 +22,8 @@ ROWS = 1000
 FAILURES = 20
 FIRST = ("volume", "state", "objects", "shape", "predict_seconds", "experiment")
 LAST = ("reason", "path")
+SEAM_COLUMNS = ("distance", "voxels", "centres", "planes", "ends")
+SEAM_RINGS = (1, 2, 4, 8, 16, 32, FARTHEST)
 TITLES = {"predict_seconds": "prediction, s"}
 
 
@@ -56,7 +64,33 @@ def archive_section(results: Path, name: str) -> dict[str, Any]:
         "failures": [row for row in rows if row["state"] == "failed"][:FAILURES],
         "thumbnails": thumbnails(name, folder, rows),
         "thumbnails_limit": THUMBNAILS,
+        "seams": seam_curve(name, folder, rows),
     }
+
+
+def seam_curve(name: str, folder: Path, rows: list[dict[Any, Any]]) -> Markup | None:
+    """Density and ends of objects by their distance from the seams of blocks, of all volumes.
+
+    Each is divided by that of the whole volumes. None where no volume has seams, or objects.
+    """
+    paths = [folder / str(row["volume"]) / "seams.tsv" for row in rows if row["state"] == "done"]
+    found = [table for path in paths if (table := sources.table(path, SEAM_COLUMNS)) is not None]
+    counted = pd.concat(found) if found else pd.DataFrame(columns=SEAM_COLUMNS)
+    if not counted["centres"].any():
+        return None
+    # Rings, each twice as wide as the one before: few objects are at a single distance.
+    ring = np.digitize(counted["distance"].to_numpy(), SEAM_RINGS)
+    total = counted.groupby(ring).sum()
+    total.index = pd.Index([np.mean(ends) for ends in pairwise((0, *SEAM_RINGS, 2 * FARTHEST))])
+    lines = {
+        legend: total[count] / total[places] * (total[places].sum() / total[count].sum())
+        for legend, count, places in (
+            ("objects per voxel", "centres", "voxels"),
+            ("ends of objects per plane", "ends", "planes"),
+        )
+    }
+    how = {"label": "relative to the whole", "over": "voxels from the nearest seam of blocks"}
+    return figures.curves(f"{name}-seams", lines, marks=False, **how)
 
 
 def rows_so_far(folder: Path) -> list[dict[str, Any]]:

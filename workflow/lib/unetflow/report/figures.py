@@ -176,14 +176,16 @@ def smoothed(values: pd.Series[float]) -> pd.Series[float]:
     return mean.iloc[:: max(1, len(mean) // 300)]
 
 
-def curves(name: str, lines: Mapping[str, pd.Series[float]], label: str, marks: bool) -> Markup:
-    """Return curves over the training step as inline SVG.
+def curves(
+    name: str, lines: Mapping[str, pd.Series[float]], label: str, marks: bool, over: str = "step"
+) -> Markup:
+    """Return curves, of one training step after the other or `over` else, as inline SVG.
 
     Parameters
     ----------
     name : str
         Made part of every id, so that the figures of a page do not share one.
-    lines : mapping of legend to values, whose index is the step
+    lines : mapping of legend to values, whose index is the step, or what they are over
     marks : bool
         Whether each value has a dot, and the highest a larger one.
     """
@@ -206,7 +208,7 @@ def curves(name: str, lines: Mapping[str, pd.Series[float]], label: str, marks: 
             if marks and values.notna().any():
                 best = values[values == values.max()].iloc[:1]
                 axes.plot(best, "o", color=colour, ms=6)
-        axes.set_xlabel("step")
+        axes.set_xlabel(over)
         axes.set_ylabel(label)
         if not marks:
             axes.set_ylim(bottom=0)
