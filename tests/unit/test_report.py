@@ -15,6 +15,7 @@ import pytest
 from unetflow.datasets.synthetic import synthesize
 from unetflow.report import figures, scores
 from unetflow.report.archive import archive_section
+from unetflow.report.comparison import comparisons
 from unetflow.report.page import build
 from unetflow.report.status import show
 from unetflow.settings import DatasetSettings, ExperimentSettings
@@ -399,6 +400,27 @@ def test_the_picture_of_a_volume_is_of_what_its_row_chose(half: Results) -> None
     plan["volumes"]["good"]["time"] = "1"
     write_json(folder / "plan.json", plan)
     assert archive_section(half.root, "tissue")["thumbnails"][0]["strip"] is not None
+
+
+def test_experiments_of_one_dataset_are_compared_with_the_first(full: Results) -> None:
+    metrics = full.root / "experiments/demo/metrics.tsv"
+    table = pd.read_csv(metrics, sep="\t")
+    table.loc[table["metric"] == "dice_cell", "value"] -= 0.1
+    table.loc[table["metric"] == "v_rand", "value"] += [0.1, -0.1] * 3
+    (full.root / "experiments/worse").mkdir()
+    table.to_csv(full.root / "experiments/worse/metrics.tsv", sep="\t", index=False)
+    names = {name: {"dataset": "cells"} for name in ("demo", "worse", "without_scores")}
+    (entry,) = comparisons(full.root, names)
+    assert (entry["dataset"], entry["base"]) == ("cells", "demo")
+    base, worse = entry["rows"]
+    columns = [metric for metric, _, _ in entry["metrics"]]
+    cells = dict(zip(columns, worse["cells"], strict=True))
+    assert (base["name"], worse["name"], worse["images"]) == ("demo", "worse", 6)
+    assert cells["dice_cell"]["difference"] == pytest.approx(-0.1)
+    assert cells["dice_cell"]["better"] == "worse"
+    assert cells["v_rand"]["better"] == ""
+    shutil.rmtree(full.root / "experiments/worse")
+    assert comparisons(full.root, names) == []
 
 
 def test_objects_at_seams_are_told_of_all_volumes_together(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 
 from unetflow.progress import log
 from unetflow.report.archive import archive_section
+from unetflow.report.comparison import comparisons
 from unetflow.report.experiment import experiment_section
 from unetflow.report.sources import costs
 from unetflow.store import write_text
@@ -49,6 +50,7 @@ def build(
     )
     environment.filters |= {
         "number": number,
+        "signed": signed,
         "duration": duration,
         "link": link,
         "relative": relative_to(page.parent),
@@ -59,6 +61,7 @@ def build(
             experiment_section(results, name, settings, datasets, makers[name])
             for name, settings in experiments.items()
         ],
+        comparisons=comparisons(results, experiments),
         archives=[archive_section(results, name) for name in archives],
         costs=costs(results),
         costs_path=results / "costs",
@@ -78,6 +81,15 @@ def number(value: float | None) -> str:
     if float(value).is_integer():
         return f"{value:,.0f}"
     return f"{value:.4f}" if abs(value) < 1 else f"{value:,.4g}"
+
+
+def signed(value: float) -> str:
+    """Return a difference in three decimals with its sign.
+
+    >>> signed(0.0123), signed(-4e-05)
+    ('+0.012', '−0.000')
+    """
+    return f"{value:+.3f}".replace("-", "−")
 
 
 def duration(seconds: float) -> str:

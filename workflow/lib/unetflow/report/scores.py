@@ -59,6 +59,7 @@ MEANINGS: tuple[tuple[str, str, bool, str], ...] = (
         "shares at least half of the joint area. 1 is perfect.",
     ),
 )
+SPREAD = ("mean", "low", "high", "between_folds", "between_seeds")
 FURTHER = {
     "iou_": "IoU",
     "v_rand_split": "V-Rand, split",
@@ -110,7 +111,7 @@ def cards(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     for metric in in_order(metrics):
         for name, _, higher, meaning in MEANINGS:
             if metric == name or (name == "dice_" and metric.startswith(name)):
-                values = {key: finite(metrics[metric].get(key)) for key in ("mean", "low", "high")}
+                values = {key: finite(metrics[metric].get(key)) for key in SPREAD}
                 entry = {"metric": metric, "title": title_of(metric), "higher": higher}
                 found.append(
                     {**entry, **values, "meaning": meaning, "n": metrics[metric].get("n", 0)}
