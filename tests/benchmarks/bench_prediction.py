@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,7 @@ from harness import (
     convolution_peak,
     in_fresh_process,
     process_peak_mib,
+    read,
     write,
 )
 from numpy.typing import NDArray
@@ -61,7 +64,8 @@ class Case:
         return f"{'×'.join(map(str, self.shape))}, width {self.width}, {self.precision}"
 
 
-LARGE, PLANE, PAPER, VOLUME = (4096, 4096), (2048, 2048), (512, 512), (256, 512, 512)
+LARGE, PLANE, PAPER = (4096, 4096), (2048, 2048), (512, 512)
+VOLUME, PART = (256, 512, 512), (128, 256, 256)
 CASES = [
     Case(shape, width, depth, precision, compared)
     for precision in ("bf16", "32")
@@ -69,6 +73,7 @@ CASES = [
         (PAPER, 64, 4, PAPER),
         (PLANE, 16, 4, PLANE),  # as the large one, and short enough to be run in rounds
         (LARGE, 16, 4, LARGE),
+        (PART, 8, 3, PART),  # as the large one, and short enough to be run in rounds
         (VOLUME, 8, 3, (160, 256, 256)),  # the whole in one piece takes over 10 GB
     )
 ]
@@ -407,14 +412,19 @@ def compare_case(case: Case, folder: Path) -> list[dict[str, object]]:
     return rows
 
 
-def main() -> None:
-    """Compare on a plane, on the paper's network and on a volume."""
-    rows: list[dict[str, object]] = []
+def main(chosen: list[str]) -> None:
+    """Compare on planes and volumes, or on the cases alone whose names hold a chosen word.
+
+    The rows of other cases stay as they were measured before.
+    """
+    cases = [case for case in CASES if not chosen or any(word in str(case) for word in chosen)]
+    before = read("prediction")
+    rows = {str(case): before.get(str(case), []) for case in CASES if chosen}
     with tempfile.TemporaryDirectory() as folder:
-        for case in CASES:
-            rows += compare_case(case, Path(folder))
-            write("prediction", rows, ROUNDS)  # the next case can take long
+        for case in cases:
+            rows[str(case)] = compare_case(case, Path(folder))
+            write("prediction", [*chain(*rows.values())], ROUNDS)  # the next case can take long
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

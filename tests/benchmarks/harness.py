@@ -198,6 +198,17 @@ def write(name: str, rows: list[dict[str, object]], rounds: int = ROUNDS) -> Non
     readme.write_text(new, encoding="utf-8")
 
 
+def read(name: str) -> dict[str, list[dict[str, object]]]:
+    """Rows of `results/benchmarks/NAME.tsv` by case; none where it is not there."""
+    path = OUTPUT / f"{name}.tsv"
+    if not path.is_file():
+        return {}
+    table = pd.read_csv(
+        path, sep="\t", keep_default_na=False, na_values=dict.fromkeys(COLUMNS[2:5], "")
+    )
+    return {str(case): rows.to_dict("records") for case, rows in table.groupby("case", sort=False)}
+
+
 def short(figure: float) -> str:
     """Return a figure in three digits."""
     if not np.isfinite(figure):

@@ -111,14 +111,11 @@ def label_block(
     own = tuple(
         slice(c.start - g.start, c.stop - g.start) for c, g in zip(core, grown, strict=True)
     )
-    names = np.unique(seen[own])
-    names = names[names > 0]
     # What lies in the margin alone is another block's.
-    rank = np.zeros(int(seen.max(initial=0)) + 1, np.uint32)
-    rank[names] = np.arange(1, len(names) + 1)
-    seen = rank[seen]
+    ranks = consecutive(seen[own], int(seen.max(initial=0)))
+    seen = ranks[seen]
     labels[core] = seen[own]
-    facts = measure(seen[own], core, grid.shape, len(names))
+    facts = measure(seen[own], core, grid.shape, int(ranks.max()))
     for axis, (place, extent) in enumerate(zip(core, grid.shape, strict=True)):
         for side, seam in (("front", place.start), ("behind", place.stop)):
             if grid.margin[axis] and 0 < seam < extent:
@@ -126,6 +123,17 @@ def label_block(
                 planes = slice(start, start + SEAM)
                 facts[f"{side}{axis}"] = seen[(*own[:axis], planes, *own[axis + 1 :])]
     np.savez_compressed(folder / f"{name_of(index)}.npz", **facts)  # type: ignore[arg-type]
+
+
+def consecutive(labels: NDArray[np.integer], highest: int) -> NDArray[np.uint32]:
+    """Return for 0 to `highest` the ids from 1, in the same order, of labels that are used.
+
+    That of background, 0, and of labels that are not used is 0.
+    """
+    used = np.zeros(highest + 1, bool)
+    used[labels] = True
+    used[0] = False
+    return np.cumsum(used, dtype=np.uint32) * used
 
 
 def name_of(index: Index) -> str:

@@ -7,6 +7,7 @@ References
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,25 +75,29 @@ def halved(
 def reduced(
     source: zarr.Array[Any], index: tuple[slice, ...], steps: tuple[int, ...], mean: bool
 ) -> NDArray[Any]:
-    """Return a region of the coarser level, plane by plane, since a whole one would be large."""
+    """Return a region of the coarser level; as many planes as chunks have are read at once."""
     result = np.empty([part.stop - part.start for part in index], source.dtype)
-    for place in np.ndindex(result.shape[:-2]):
-        exact = (
-            slice(part.start + at, part.start + at + 1)
-            for at, part in zip(place, index, strict=False)
-        )
+    depths = [max(1, chunk // step) for chunk, step in zip(source.chunks, steps, strict=True)]
+    parts = [
+        [slice(at, min(at + depth, extent)) for at in range(0, extent, depth)]
+        for extent, depth in zip(result.shape[:-2], depths, strict=False)
+    ]
+    plane = tuple(slice(0, extent) for extent in result.shape[-2:])
+    for place in itertools.product(*parts):
+        here = (*place, *plane)
         below = tuple(
-            slice(part.start * step, min(part.stop * step, extent))
-            for part, step, extent in zip((*exact, *index[-2:]), steps, source.shape, strict=True)
+            slice((of.start + at.start) * step, min((of.start + at.stop) * step, extent))
+            for of, at, step, extent in zip(index, here, steps, source.shape, strict=True)
         )
-        pixels = np.asarray(source[below])
-        if mean:
-            short = [(0, -extent % step) for extent, step in zip(pixels.shape, steps, strict=True)]
-            padded = np.pad(pixels, short, mode="edge")  # at the end of an odd axis
-            found = block_reduce(padded, steps, np.mean, func_kwargs={"dtype": np.float32})
-            if np.issubdtype(source.dtype, np.integer):
-                found = np.rint(found)
-        else:
-            found = pixels[tuple(slice(None, None, step) for step in steps)]
-        result[place] = found.reshape(result.shape[-2:])
+        result[here] = coarser(np.asarray(source[below]), steps, mean)
     return result
+
+
+def coarser(pixels: NDArray[Any], steps: tuple[int, ...], mean: bool) -> NDArray[Any]:
+    """Mean over boxes of voxels, whole numbers rounded, or the first of each box."""
+    if not mean:
+        return pixels[tuple(slice(None, None, step) for step in steps)]
+    short = [(0, -extent % step) for extent, step in zip(pixels.shape, steps, strict=True)]
+    padded = np.pad(pixels, short, mode="edge")  # at the end of an odd axis
+    found = block_reduce(padded, steps, np.mean, func_kwargs={"dtype": np.float32})
+    return np.rint(found) if pixels.dtype.kind in "iu" else np.asarray(found)

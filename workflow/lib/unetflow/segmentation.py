@@ -19,12 +19,12 @@ import pandas as pd
 import zarr
 from numpy.typing import NDArray
 from skimage import graph
-from skimage.segmentation import relabel_sequential, watershed
+from skimage.segmentation import watershed
 
 from unetflow import axes as axis_rules
 from unetflow import predicted
 from unetflow.joining import Joined, join, link_planes, renumber
-from unetflow.labelling import Grid, Region, label_block, shard_blocks
+from unetflow.labelling import Grid, Region, consecutive, label_block, shard_blocks
 from unetflow.progress import track
 from unetflow.pyramid import add_levels
 from unetflow.seams import seam_evidence
@@ -73,7 +73,7 @@ def segment(
     if settings.minimum_size > 1:
         # Not skimage.remove_small_objects, which warns where there is a single object.
         instances[np.bincount(instances.ravel())[instances] < settings.minimum_size] = 0
-    return np.asarray(relabel_sequential(instances)[0], dtype=np.uint32)
+    return consecutive(instances, int(instances.max(initial=0)))[instances]
 
 
 def components(mask: NDArray[np.bool_]) -> NDArray[np.unsignedinteger]:
