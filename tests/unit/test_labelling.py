@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import zarr
@@ -14,6 +17,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.filters import threshold_otsu
 from skimage.measure import label
 from skimage.metrics import adapted_rand_error
 from small_model import small_shards
@@ -26,6 +30,8 @@ from unetflow.settings import SegmentSettings
 from unetflow.store import create_image, open_image
 
 __all__ = ["small_shards"]
+
+NUCLEI = Path(__file__).parents[3] / "shared/data/nuclei3d.zip"
 
 
 def blockwise(
@@ -246,3 +252,29 @@ def test_an_object_is_linked_to_the_one_that_overlaps_it_most() -> None:
         assert ids.tolist() == [0, 1, 2, 3, 4]
     ids, linked = link_planes(zarr.array(planes), grid, objects, 0.2, 10)
     assert ids.tolist() == [0, 1, 1, 2, 0]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["train/1135", "train/1136", "val/1137"])
+def test_real_nuclei_are_the_same_in_blocks_as_in_one(name: str) -> None:
+    if not NUCLEI.is_file():
+        pytest.skip("no real images: there is no folder shared/data beside the project")
+    with zipfile.ZipFile(NUCLEI) as archive:
+        content = io.BytesIO(archive.read(f"nuclei3d/{name}_mini.h5"))
+    with h5py.File(content) as file:
+        smooth = ndimage.gaussian_filter(file["raw"][...].astype(np.float32), (1, 2, 2))
+    foreground = smooth / smooth.max()
+    threshold = float(threshold_otsu(foreground))
+    settings = SegmentSettings()
+    divide: Divide = lambda region: segment(foreground[region], threshold, settings)  # noqa: E731
+    found, _ = blockwise(Grid(foreground.shape, (37, 50, 41), (1, 1, 1)), divide)
+    np.testing.assert_array_equal(found, label(foreground > threshold, connectivity=1))
+
+    seeds = SegmentSettings(method="watershed", seed_threshold=(1 + 2 * threshold) / 3)
+    divide = lambda region: segment(foreground[region], threshold, seeds)  # noqa: E731
+    whole = segment(foreground, threshold, seeds)
+    found, joined = blockwise(Grid(foreground.shape, (50, 50, 50), (32, 32, 32)), divide, 0.3)
+    assert whole.max() > 15
+    assert len(joined.merges) > 5
+    assert found.max() == whole.max()
+    assert adapted_rand_error(whole, found)[0] < 1e-3
