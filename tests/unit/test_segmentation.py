@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import zarr
 from hypothesis import given
 from hypothesis import settings as examples
@@ -16,14 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.measure import regionprops
-from skimage.segmentation import relabel_sequential
 
 from unetflow import store
-from unetflow.joining import Joined
-from unetflow.labelling import Grid, measure
 from unetflow.segmentation import (
-    object_table,
     segment,
     segment_image,
     segment_images,
@@ -192,69 +187,6 @@ def test_ids_are_unique_in_a_stack_and_planes_are_segmented_alone(
     assert found.dtype == np.uint32
 
 
-# --------------------------------------------------------------------------- object tables
-
-
-def table_of(instances: NDArray[np.uint32], size: dict[str, float]) -> pd.DataFrame:
-    """Object table of an image that is one block, with the ids that it has."""
-    whole = tuple(slice(0, extent) for extent in instances.shape)
-    found = measure(instances, whole, instances.shape, int(instances.max(initial=0)))
-    grid = Grid(instances.shape, instances.shape, (0,) * instances.ndim)
-    joined = Joined(grid, {}, found, pd.DataFrame())
-    axes = "zyx"[-instances.ndim :]
-    return pd.read_csv(io.StringIO(object_table(joined, axes, instances.shape, size)), sep="\t")
-
-
-@given(
-    st.one_of(
-        hnp.arrays(np.uint32, (6, 7), elements=st.sampled_from([0, 0, 1, 2, 5])),
-        hnp.arrays(np.uint32, (3, 4, 5), elements=st.sampled_from([0, 0, 1, 2, 5])),
-    )
-)
-def test_the_object_table_equals_scikit_image(ids: NDArray[np.uint32]) -> None:
-    instances = np.asarray(relabel_sequential(ids)[0], np.uint32)
-    axes = "zyx"[-instances.ndim :]
-    table = table_of(instances, dict.fromkeys(axes, 0.5) | {"x": 0.25})
-    expected = regionprops(instances)
-    assert len(table) == len(expected)
-    for row, region in zip(table.to_dict("records"), expected, strict=True):
-        assert row["label"] == region.label
-        assert row["voxels"] == region.area
-        volume = region.area * 0.25 * 0.5 ** (len(axes) - 1)
-        assert row[f"size_um{len(axes)}"] == pytest.approx(volume)
-        for place, axis in enumerate(axes):
-            assert row[f"centroid_{axis}"] == pytest.approx(region.centroid[place], rel=1e-5)
-            assert row[f"start_{axis}"] == region.bbox[place]
-            assert row[f"stop_{axis}"] == region.bbox[place + len(axes)]
-        inside = instances[(slice(1, -1),) * len(axes)]
-        outside = np.count_nonzero(inside == region.label) < region.area
-        assert row["touches_border"] == outside
-
-
-def test_a_worked_table_has_no_size_where_the_voxel_is_unknown() -> None:
-    instances = np.array([[0, 1, 1], [0, 1, 0]], np.uint32)
-    assert table_of(instances, {"y": 1.0}).to_dict("records") == [
-        {
-            "label": 1,
-            "voxels": 3,
-            "centroid_y": pytest.approx(1 / 3, rel=1e-5),
-            "centroid_x": pytest.approx(4 / 3, rel=1e-5),
-            "start_y": 0,
-            "start_x": 1,
-            "stop_y": 2,
-            "stop_x": 3,
-            "touches_border": 1,
-        }
-    ]
-
-
-@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4)])
-def test_an_image_without_objects_has_a_table_of_its_columns(shape: tuple[int, ...]) -> None:
-    size = dict.fromkeys("zyx"[-len(shape) :], 1.0)
-    table, full = (table_of(np.full(shape, value, np.uint32), size) for value in (0, 1))
-    assert (len(table), [*table.columns]) == (0, [*full.columns])
-
-
 # --------------------------------------------------------------------------------- on disk
 
 
@@ -305,16 +237,39 @@ def test_the_probabilities_of_all_classes_but_background_are_added(tmp_path: Pat
 
 
 def test_images_are_segmented_into_one_folder(tmp_path: Path) -> None:
-    paths = [write_prediction(tmp_path / name, STACK) for name in "ab"]
-    segment_images(paths, tmp_path / "out", FLAT, SegmentSettings())
+    paths = [write_prediction(tmp_path / "prediction" / name, STACK) for name in "ab"]
+    for name, grey in ("a", 10), ("b", 20):
+        path = tmp_path / "images" / name
+        create_image(path, "zyx", STACK.shape[1:], np.uint8, {})[...] = grey
+    files = {"segmentation": tmp_path / "out", "objects": tmp_path / "objects.tsv"}
+    segment_images(paths, tmp_path / "images", files, FLAT, SegmentSettings())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b"]
+    table = pd.read_csv(files["objects"], sep="\t")
+    assert table["image"].tolist() == ["a"] * 4 + ["b"] * 4
+    assert table["label"].tolist() == [1, 2, 3, 4] * 2
+    assert table["mean_intensity"].tolist() == [10] * 4 + [20] * 4
+    assert (table["mean_probability"] == 0.75).all()
+    files["segmentation"] = tmp_path / "other"
+    paths.append(tmp_path / "prediction/c")
     with pytest.raises(ValueError, match="must be an OME-Zarr image"):
-        segment_images([*paths, tmp_path / "c"], tmp_path / "other", FLAT, SegmentSettings())
-    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "out"}
+        segment_images(paths, tmp_path / "images", files, FLAT, SegmentSettings())
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "prediction",
+        "images",
+        "out",
+        "objects.tsv",
+    }
 
 
-ROW = {"path": "p.tif", "experiment": "demo", "shape": [3, 6, 7], "voxels": 126}
-DONE = {"state": "done", "reason": "", "seconds": 3.5, "volume": ROW}
+def done(root: Path) -> dict[str, Any]:
+    """Facts of a volume whose voxels are all 7, and whose prediction has gone well."""
+    tifffile.imwrite(
+        root / "p.tif", np.full(STACK.shape[1:], 7, np.uint16), photometric="minisblack"
+    )
+    row = {"path": str(root / "p.tif"), "experiment": "demo", "shape": [3, 6, 7], "voxels": 126}
+    return {"state": "done", "reason": "", "seconds": 3.5, "volume": row}
+
+
 FAILED = {
     "state": "failed",
     "reason": "not there",
@@ -336,13 +291,13 @@ def outputs(root: Path) -> dict[str, Path]:
 def test_a_volume_gets_instances_a_table_and_a_summary(tmp_path: Path) -> None:
     path = write_prediction(tmp_path / "prediction", STACK)
     files = outputs(tmp_path)
-    segment_volume(DONE, path, files, FLAT, SegmentSettings())
+    segment_volume(done(tmp_path), path, files, FLAT, SegmentSettings())
     assert read_json(files["summary"]) == {
         "state": "done",
         "reason": "",
         "objects": 4,
         "predict_seconds": 3.5,
-        "path": "p.tif",
+        "path": str(tmp_path / "p.tif"),
         "experiment": "demo",
         "shape": [3, 6, 7],
         "voxels": 126,
@@ -351,6 +306,7 @@ def test_a_volume_gets_instances_a_table_and_a_summary(tmp_path: Path) -> None:
     table = pd.read_csv(files["objects"], sep="\t")
     assert table["label"].tolist() == [1, 2, 3, 4]
     assert table["voxels"].tolist() == np.bincount(instances.ravel())[1:].tolist()
+    assert table["mean_intensity"].tolist() == [7] * 4
 
 
 def test_a_volume_whose_prediction_failed_has_failed(tmp_path: Path) -> None:
@@ -370,7 +326,7 @@ def test_a_volume_that_failed_before_is_replaced_when_it_succeeds(tmp_path: Path
     files = outputs(tmp_path)
     segment_volume(FAILED, tmp_path / "prediction", files, FLAT, SegmentSettings())
     path = write_prediction(tmp_path / "prediction", STACK)
-    segment_volume(DONE, path, files, FLAT, SegmentSettings())
+    segment_volume(done(tmp_path), path, files, FLAT, SegmentSettings())
     assert open_image(files["segmentation"]).array[...].max() == 4
     segment_volume(FAILED, path, files, FLAT, SegmentSettings())
     assert not list(zarr.open_group(files["segmentation"], mode="r").members())

@@ -36,6 +36,7 @@ experiments/tiny/fold0/seed0/history.tsv
 experiments/tiny/fold0/seed0/train.run.json
 experiments/tiny/fold0/seed0/prediction.ome.zarr/membranes0_000/zarr.json
 experiments/tiny/fold0/seed0/segmentation.ome.zarr/membranes0_000/zarr.json
+experiments/tiny/fold0/seed0/objects.tsv
 experiments/tiny/fold0/seed0/tiling.json
 experiments/tiny/fold0/seed0/metrics.tsv
 experiments/tiny/metrics.tsv

@@ -1,6 +1,7 @@
 rule segment_images:
     """Divide the predicted test images of a split into instances."""
     input:
+        images=of_dataset("images.ome.zarr"),
         index=of_dataset("index.json"),
         prediction=rules.predict_images.output.prediction,
         facts=rules.train_model.output.facts,
@@ -8,6 +9,7 @@ rule segment_images:
         segmentation=directory(
             "<results>/experiments/{experiment}/{split}/seed{seed}/segmentation.ome.zarr"
         ),
+        objects="<results>/experiments/{experiment}/{split}/seed{seed}/objects.tsv",
     log:
         "<logs>/segment/{experiment}/{split}/seed{seed}.log",
     benchmark:

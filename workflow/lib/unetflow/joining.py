@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from scipy.sparse.csgraph import connected_components
 from unetflow.labelling import LAST, Grid, Index, name_of
 from unetflow.metrics.contingency import contingency, marginal
 
-Objects = Mapping[str, NDArray[np.int64]]
-"""What `measure` tells of instances."""
+Objects = Mapping[str, NDArray[Any]]
+"""What `measure` and `sums` tell of instances."""
 
 NONE = np.zeros(0, np.int64)
 COMBINED: Mapping[str, tuple[Any, int]] = {
@@ -29,6 +29,8 @@ COMBINED: Mapping[str, tuple[Any, int]] = {
     "stop": (np.maximum, 0),
 }
 """How what `measure` tells of the parts of an instance becomes that of the whole."""
+SUMMED = (np.add, 0)
+"""How values do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +44,8 @@ class Joined:
         Of each block, uint32 or uint64 array of shape (its instances + 1,): the id of each in the
         volume; 0 of background, and of what is too small.
     objects : dict
-        int64 arrays of the volume's instances as of `measure`, ids from 1 in the order of their
-        first voxels.
+        int64 arrays of the volume's instances as of `measure`, and float64 ones of the sums of
+        values; ids from 1 in the order of their first voxels.
     merges : DataFrame
         A row per pair that was joined: axis, block and label in front and behind, overlap (voxels
         of the seam's planes), iou.
@@ -55,7 +57,13 @@ class Joined:
     merges: pd.DataFrame
 
 
-def join(grid: Grid, folder: Path, least_iou: float, minimum_size: int = 0) -> Joined:
+def join(
+    grid: Grid,
+    folder: Path,
+    least_iou: float,
+    minimum_size: int = 0,
+    summed: Sequence[str] = (),
+) -> Joined:
     """Decide which instances of neighbouring blocks are one, and number those of the volume.
 
     Parameters
@@ -66,8 +74,10 @@ def join(grid: Grid, folder: Path, least_iou: float, minimum_size: int = 0) -> J
         In the planes of a seam, from which on two instances are one; 0: wherever they overlap.
     minimum_size : int
         Instances of fewer voxels are left out.
+    summed : sequence of str
+        Names of the values that `label_block` has summed.
     """
-    told = [written(folder, index, *COMBINED) for index in grid.blocks]
+    told = [written(folder, index, *COMBINED, *summed) for index in grid.blocks]
     counts = [len(facts["first"]) for facts in told]
     before = dict(zip(grid.blocks, np.cumsum([0, *counts]), strict=False))
     merges = found_merges(grid, folder, least_iou)
@@ -76,7 +86,7 @@ def join(grid: Grid, folder: Path, least_iou: float, minimum_size: int = 0) -> J
         merges[f"{side}_block"].map(offset).to_numpy(np.int64) + merges[f"{side}_label"] - 1
         for side in ("front", "behind")
     )
-    parts = {name: np.concatenate([facts[name] for facts in told]) for name in COMBINED}
+    parts = {name: np.concatenate([facts[name] for facts in told]) for name in told[0]}
     ids, objects = combined(parts, front, behind, minimum_size)
     of_block = {
         index: np.append(ids[:1], ids[start + 1 : start + 1 + count])
@@ -107,9 +117,10 @@ def combined(
     graph = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(total, total))
     number, instance = connected_components(graph, directed=False) if total else (0, NONE)
     objects = {}
-    for name, (combine, empty) in COMBINED.items():
-        objects[name] = np.full((number, *parts[name].shape[1:]), empty, np.int64)
-        combine.at(objects[name], instance, parts[name])
+    for name, values in parts.items():
+        combine, empty = COMBINED.get(name, SUMMED)
+        objects[name] = np.full((number, *values.shape[1:]), empty, values.dtype)
+        combine.at(objects[name], instance, values)
     order = np.argsort(objects["first"])
     order = order[objects["size"][order] >= minimum_size]
     numbers = np.zeros(number, np.uint32 if len(order) < 2**32 else np.uint64)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,24 @@ SEAM = 2
 """Planes that both blocks at a seam label: the last of one and the first of the other."""
 
 LAST = int(np.iinfo(np.int64).max)
+
+
+@dataclass(frozen=True)
+class Values:
+    """What is summed over each instance.
+
+    Attributes
+    ----------
+    names : tuple of str
+    read : callable
+        Called with a region, gives an array of its extents for each name.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[[Region], Sequence[NDArray[Any]]]
+
+
+NO_VALUES = Values((), lambda _: ())
 
 
 @dataclass(frozen=True)
@@ -93,7 +111,12 @@ def shard_blocks(
 
 
 def label_block(
-    grid: Grid, index: Index, divide: Divide, labels: zarr.Array[Any], folder: Path
+    grid: Grid,
+    index: Index,
+    divide: Divide,
+    labels: zarr.Array[Any],
+    folder: Path,
+    values: Values = NO_VALUES,
 ) -> None:
     """Write a block's instances, numbered from 1 within it, and what joining them takes.
 
@@ -103,8 +126,10 @@ def label_block(
         Called with the region that the block sees.
     labels : uint32 array of the volume's extents
     folder : Path
-        Where `BLOCK.npz` goes: what `measure` tells of each instance, and per axis `front` and
-        `behind`, the planes at the block's seams.
+        Where `BLOCK.npz` goes: what `measure` tells of each instance, the sums of `values`, and
+        per axis `front` and `behind`, the planes at the block's seams.
+    values : Values
+        Each voxel is read once, in the box of all instances of the block alone.
     """
     core, grown = grid.core(index), grid.grown(index)
     seen = divide(grown)
@@ -116,6 +141,7 @@ def label_block(
     seen = ranks[seen]
     labels[core] = seen[own]
     facts = measure(seen[own], core, grid.shape, int(ranks.max()))
+    facts |= sums(seen[own], core, facts, values)
     for axis, (place, extent) in enumerate(zip(core, grid.shape, strict=True)):
         for side, seam in (("front", place.start), ("behind", place.stop)):
             if grid.margin[axis] and 0 < seam < extent:
@@ -167,6 +193,26 @@ def measure(
         "sum": place[1:, 1 + lacking :],
         "start": box[0, 1:, lacking:],
         "stop": box[1, 1:, lacking:],
+    }
+
+
+def sums(
+    labels: NDArray[np.uint32], core: Region, facts: Mapping[str, NDArray[Any]], values: Values
+) -> dict[str, NDArray[Any]]:
+    """Sums, float64 of shape (count,), over the voxels of each instance of a block."""
+    count = len(facts["size"])
+    if count == 0:
+        return {name: np.zeros(0) for name in values.names}
+    starts, stops = facts["start"].min(axis=0), facts["stop"].max(axis=0)
+    box = tuple(map(slice, starts.tolist(), stops.tolist()))
+    inside = tuple(
+        slice(part.start - own.start, part.stop - own.start)
+        for part, own in zip(box, core, strict=True)
+    )
+    flat = labels[inside].ravel()
+    return {
+        name: np.bincount(flat, weights=read.ravel(), minlength=count + 1)[1:]
+        for name, read in zip(values.names, values.read(box), strict=True)
     }
 
 

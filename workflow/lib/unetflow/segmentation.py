@@ -25,11 +25,13 @@ from unetflow import axes as axis_rules
 from unetflow import predicted
 from unetflow.joining import Joined, join, link_planes, renumber
 from unetflow.labelling import Grid, Region, consecutive, label_block, shard_blocks
+from unetflow.objects import object_table, require_parquet, values_of, write_table
 from unetflow.progress import track
 from unetflow.pyramid import add_levels
 from unetflow.seams import seam_evidence
 from unetflow.settings import SegmentSettings
 from unetflow.store import (
+    Image,
     chunks_and_shards,
     create_array,
     describe_image,
@@ -39,6 +41,8 @@ from unetflow.store import (
     write_json,
     write_text,
 )
+from unetflow.volumes import choice_of, open_volume
+from unetflow.voxels import resampled
 
 
 def segment(
@@ -133,7 +137,11 @@ def segment_planes(
 
 
 def segment_image(
-    prediction: Path, output: Path, model: Mapping[str, Any], settings: SegmentSettings
+    prediction: Path,
+    output: Path,
+    model: Mapping[str, Any],
+    settings: SegmentSettings,
+    pixels: Image | None = None,
 ) -> Joined:
     """Write the instances of a predicted image as OME-Zarr, block by block.
 
@@ -146,6 +154,8 @@ def segment_image(
     model : mapping
         Its `model.json`: what a 2D network predicted plane by plane is segmented plane by
         plane, and its threshold holds where `settings.threshold` is "auto".
+    pixels : Image, optional
+        What was predicted, whose grey values are summed over each object, see `values_of`.
     """
     image = open_image(prediction)
     axes, shape = axis_rules.spatial(image.axes), image.spatial_shape
@@ -161,14 +171,16 @@ def segment_image(
 
     layout = chunks_and_shards(axes, shape, cubes=len(shape) == 3 and not by_plane)
     grid = blocks_of(shape, layout[1], by_plane, settings)
+    values = values_of(image, pixels)
     with replacing(output) as partial:
         blocks = partial / "blocks"
         blocks.mkdir(parents=True)
         labels = create_array(blocks / "labels", axes, shape, np.uint32, *layout, empty=True)
         for index in track(grid.blocks, "segmenting blocks", len(grid.blocks)):
-            label_block(grid, index, divide, labels, blocks)
+            label_block(grid, index, divide, labels, blocks, values)
         least_iou = 0 if settings.method == "components" else settings.join_overlap
-        joined = join(grid, blocks, least_iou, 0 if link is not None else settings.minimum_size)
+        minimum = 0 if link is not None else settings.minimum_size
+        joined = join(grid, blocks, least_iou, minimum, values.names)
         dtype = joined.ids[grid.blocks[0]].dtype
         instances = create_array(partial / "0", axes, shape, dtype, *layout, empty=True)
         renumber(grid, labels, joined.ids.__getitem__, instances)
@@ -193,13 +205,31 @@ def blocks_of(
 
 
 def segment_images(
-    predictions: Sequence[Path], output: Path, model: Mapping[str, Any], settings: SegmentSettings
+    predictions: Sequence[Path],
+    images: Path,
+    outputs: Mapping[str, Path],
+    model: Mapping[str, Any],
+    settings: SegmentSettings,
 ) -> None:
-    """Write the instances of several predicted images into one folder, complete or absent."""
-    with replacing(output) as partial:
+    """Write the instances of several predicted images, and one table of their objects.
+
+    Parameters
+    ----------
+    images : Path
+        Folder of the images, each of the name of its prediction.
+    outputs : mapping
+        Paths of `segmentation`, a folder that is complete or absent, and `objects`.
+    """
+    require_parquet(settings)
+    tables = []
+    with replacing(outputs["segmentation"]) as partial:
         partial.mkdir()
         for path in track(predictions, "segmenting images", len(predictions)):
-            segment_image(path, partial / path.name, model, settings)
+            output, pixels = partial / path.name, open_image(images / path.name)
+            joined = segment_image(path, output, model, settings, pixels)
+            tables.append(object_table(joined.objects, open_image(output)))
+            tables[-1].insert(0, "image", path.name)
+    write_table(pd.concat(tables, ignore_index=True), outputs["objects"], settings)
 
 
 def segment_volume(
@@ -211,6 +241,8 @@ def segment_volume(
 ) -> None:
     """Write an archive volume's instances, its table of objects, and its summary.
 
+    Grey values in the table are those of the volume, read once more, a block at a time.
+
     Parameters
     ----------
     facts : mapping
@@ -221,7 +253,8 @@ def segment_volume(
         `seams` (see `seam_evidence`) and `summary`, which says "state" and "reason".
     """
     reason = facts["reason"]
-    table, merges, seams, count = "label\n", "axis\n", "distance\n", None
+    require_parquet(settings)
+    table, merges, seams, count = pd.DataFrame({"label": []}), "axis\n", "distance\n", None
     if reason:
         zarr.create_group(outputs["segmentation"], overwrite=True, attributes={"reason": reason})
     else:
@@ -231,13 +264,13 @@ def segment_volume(
                 "removed, since predict.keep is false; predict again with "
                 "`snakemake --forcerun predict_block predict_pack`"
             )
-        joined = segment_image(prediction, outputs["segmentation"], model, settings)
-        image = open_image(outputs["segmentation"])
-        table = object_table(joined, image.axes, image.spatial_shape, image.voxel_size_um)
+        volume = volume_of(facts["volume"], open_image(prediction))
+        joined = segment_image(prediction, outputs["segmentation"], model, settings, volume)
+        table = object_table(joined.objects, open_image(outputs["segmentation"]))
         merges = str(joined.merges.to_csv(sep="\t", index=False, float_format="%.6g"))
         seams = str(seam_evidence(joined.grid, joined.objects).to_csv(sep="\t", index=False))
         count = len(joined.objects["size"])
-    write_text(outputs["objects"], table)
+    write_table(table, outputs["objects"], settings)
     write_text(outputs["merges"], merges)
     write_text(outputs["seams"], seams)
     summary = {"state": facts["state"], "reason": reason, "objects": count}
@@ -246,22 +279,6 @@ def segment_volume(
     write_json(outputs["summary"], summary | about)
 
 
-def object_table(
-    joined: Joined, axes: str, shape: Sequence[int], voxel_size_um: dict[str, float]
-) -> str:
-    """Return a TSV with a row per object."""
-    found = joined.objects
-    table = pd.DataFrame({"label": np.arange(1, len(found["size"]) + 1), "voxels": found["size"]})
-    size = axis_rules.voxel_size(axes, voxel_size_um)
-    if size is not None:
-        table[f"size_um{len(axes)}"] = table["voxels"] * float(np.prod(size))
-    for name, values in (
-        ("centroid", found["sum"] / found["size"][:, np.newaxis]),
-        ("start", found["start"]),
-        ("stop", found["stop"]),
-    ):
-        for axis, column in zip(axes, values.T, strict=True):
-            table[f"{name}_{axis}"] = column
-    at_border = (found["start"] == 0) | (found["stop"] == np.array(shape))
-    table["touches_border"] = at_border.any(axis=1).astype(np.uint8)
-    return str(table.to_csv(sep="\t", index=False, float_format="%.6g"))
+def volume_of(row: Mapping[str, Any], prediction: Image) -> Image:
+    """Volume that a row of a sheet names, with voxels of the size in which it was predicted."""
+    return resampled(open_volume(row["path"], **choice_of(row)), prediction.voxel_size_um)

@@ -582,6 +582,11 @@ class SegmentSettings(Settings):
         "probability along their boundary is below this; null: none are",
     )
     minimum_size: int = setting(0, "smaller objects are dropped", "pixels", ge=0)
+    objects: Literal["tsv", "parquet"] = setting(
+        "tsv",
+        "table of objects: objects.tsv; or objects.parquet beside it, with all digits, which needs "
+        "unetflow[parquet]",
+    )
     link_planes: Fraction | None = setting(
         None,
         "objects that a 2D network found in neighbouring planes are one if they overlap each other "
