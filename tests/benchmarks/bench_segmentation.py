@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unetflow.joining import join, renumber
-from unetflow.labelling import label_block
-from unetflow.segmentation import blocks_of, components, segment_image
+from unetflow.labelling import components, label_block
+from unetflow.segmentation import blocks_of, segment_image
 from unetflow.settings import SegmentSettings
 from unetflow.store import chunks_and_shards, create_array, create_image, remove
 

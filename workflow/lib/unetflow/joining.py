@@ -208,7 +208,7 @@ def link_planes(
 def renumber(
     grid: Grid,
     source: zarr.Array[Any],
-    ids: Callable[[Index], NDArray[np.unsignedinteger]],
+    ids: Callable[[Index], NDArray[Any]],
     target: zarr.Array[Any],
 ) -> None:
     """Write the ids that each block's labels stand for, block by block."""

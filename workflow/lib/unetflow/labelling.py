@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cc3d
 import numba
 import numpy as np
 import zarr
@@ -108,6 +109,21 @@ def shard_blocks(
         if not short or 2 * math.prod(map(min, block, shape)) > most_voxels:
             return tuple(block)
         block[min(short, key=lambda axis: block[axis])] *= 2
+
+
+def components(mask: NDArray[np.bool_], axes: int = 3) -> NDArray[np.unsignedinteger]:
+    """Pieces of a mask that are connected through faces.
+
+    Parameters
+    ----------
+    axes : int
+        2 for a stack whose planes do not connect.
+    """
+    if mask.ndim <= axes:
+        return np.asarray(cc3d.connected_components(mask, connectivity=4 if mask.ndim == 2 else 6))
+    # One below the other, a row apart, planes are a plane.
+    apart = np.pad(mask, ((0, 0), (0, 1), (0, 0)))
+    return components(apart.reshape(-1, mask.shape[-1])).reshape(apart.shape)[:, :-1]
 
 
 def label_block(

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cc3d
 import numpy as np
 import pandas as pd
 import zarr
@@ -23,8 +22,16 @@ from skimage.segmentation import watershed
 
 from unetflow import axes as axis_rules
 from unetflow import predicted
+from unetflow.holes import mark_holes, small_holes
 from unetflow.joining import Joined, join, link_planes, renumber
-from unetflow.labelling import Grid, Region, consecutive, label_block, shard_blocks
+from unetflow.labelling import (
+    Grid,
+    Region,
+    components,
+    consecutive,
+    label_block,
+    shard_blocks,
+)
 from unetflow.objects import object_table, require_parquet, values_of, write_table
 from unetflow.progress import track
 from unetflow.pyramid import add_levels
@@ -46,7 +53,10 @@ from unetflow.voxels import resampled
 
 
 def segment(
-    foreground: NDArray[np.floating], threshold: float, settings: SegmentSettings
+    foreground: NDArray[np.floating],
+    threshold: float,
+    settings: SegmentSettings,
+    holes: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint32]:
     """Instances of one plane or volume.
 
@@ -56,6 +66,8 @@ def segment(
         Probability of not being background, in [0, 1].
     threshold : float
         Pixels above it are objects.
+    holes : bool array of the same shape, optional
+        Pixels that are objects too; else those that `settings.fill_holes` makes so.
 
     Returns
     -------
@@ -65,6 +77,7 @@ def segment(
         `threshold`; with threshold 0 objects fill the picture. Then `merge_below` joins neighbours.
     """
     above = foreground > threshold
+    above |= small_holes(above, settings.fill_holes) if holes is None else holes
     instances: NDArray[np.integer]
     if settings.method == "components":
         instances = components(above)
@@ -78,11 +91,6 @@ def segment(
         # Not skimage.remove_small_objects, which warns where there is a single object.
         instances[np.bincount(instances.ravel())[instances] < settings.minimum_size] = 0
     return consecutive(instances, int(instances.max(initial=0)))[instances]
-
-
-def components(mask: NDArray[np.bool_]) -> NDArray[np.unsignedinteger]:
-    """Pieces of a mask that are connected through faces."""
-    return np.asarray(cc3d.connected_components(mask, connectivity=4 if mask.ndim == 2 else 6))
 
 
 def merge(
@@ -123,13 +131,17 @@ def mean_boundary(
 
 
 def segment_planes(
-    foreground: NDArray[np.floating], threshold: float, settings: SegmentSettings
+    foreground: NDArray[np.floating],
+    threshold: float,
+    settings: SegmentSettings,
+    holes: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint32]:
     """Instances of a stack, each plane by itself; ids are unique in the stack."""
     result = np.zeros(foreground.shape, np.uint32)
     used = 0
     for index in np.ndindex(foreground.shape[:-2]):
-        plane = segment(foreground[index], threshold, settings)
+        filled = None if holes is None else holes[index]
+        plane = segment(foreground[index], threshold, settings, filled)
         count = int(plane.max())
         result[index] = np.where(plane > 0, plane + np.uint32(used), 0)
         used += count
@@ -162,12 +174,16 @@ def segment_image(
     threshold = model["threshold"] if settings.threshold == "auto" else settings.threshold
     by_plane = model["network"]["dimensions"] == 2
     link = settings.link_planes if by_plane and len(shape) == 3 else None
-    # A small part, in a block or a plane, may be one of a large object.
+    # A small part, in a block or a plane, may be one of a large object; so with a hole.
     parts = settings.model_copy(update={"minimum_size": 0})
+
+    def above(region: Region) -> NDArray[np.bool_]:
+        return predicted.foreground(image, region) > threshold
 
     def divide(region: Region) -> NDArray[np.uint32]:
         foreground = predicted.foreground(image, region)
-        return (segment_planes if by_plane else segment)(foreground, threshold, parts)
+        filled = np.asarray(holes[region], bool)
+        return (segment_planes if by_plane else segment)(foreground, threshold, parts, filled)
 
     layout = chunks_and_shards(axes, shape, cubes=len(shape) == 3 and not by_plane)
     grid = blocks_of(shape, layout[1], by_plane, settings)
@@ -176,6 +192,9 @@ def segment_image(
         blocks = partial / "blocks"
         blocks.mkdir(parents=True)
         labels = create_array(blocks / "labels", axes, shape, np.uint32, *layout, empty=True)
+        holes = create_array(blocks / "holes", axes, shape, np.bool_, *layout)
+        if settings.fill_holes > 0:
+            mark_holes(grid, above, settings.fill_holes, blocks, labels, holes)
         for index in track(grid.blocks, "segmenting blocks", len(grid.blocks)):
             label_block(grid, index, divide, labels, blocks, values)
         least_iou = 0 if settings.method == "components" else settings.join_overlap

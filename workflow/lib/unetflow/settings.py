@@ -582,6 +582,13 @@ class SegmentSettings(Settings):
         "probability along their boundary is below this; null: none are",
     )
     minimum_size: int = setting(0, "smaller objects are dropped", "pixels", ge=0)
+    fill_holes: int = setting(
+        0,
+        "holes of at most so many pixels become objects'; a hole is background within the image, "
+        "connected through faces, that does not reach its border",
+        "pixels",
+        ge=0,
+    )
     objects: Literal["tsv", "parquet"] = setting(
         "tsv",
         "table of objects: objects.tsv; or objects.parquet beside it, with all digits, which needs "
