@@ -16,8 +16,9 @@ from scipy import ndimage
 
 from unetflow.joining import join, renumber
 from unetflow.labelling import components, label_block
-from unetflow.segmentation import blocks_of, segment_image
+from unetflow.segmentation import segment_image
 from unetflow.settings import SegmentSettings
+from unetflow.stitching import blocks_of
 from unetflow.store import chunks_and_shards, create_array, create_image, remove
 
 SHAPE = (512, 512, 512)
@@ -49,8 +50,8 @@ def blockwise(mask: NDArray[np.bool_]) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         for index in grid.blocks:
             label_block(grid, index, lambda region: components(mask[region]), labels, Path(folder))
-        ids = join(grid, Path(folder), 0).ids
-    renumber(grid, labels, ids.__getitem__, labels)
+        ids = join(grid, dict.fromkeys(grid.blocks, Path(folder)), 0).ids
+    renumber(grid, lambda _: labels, ids.__getitem__, labels)
     return labels
 
 

@@ -18,9 +18,10 @@ from skimage.measure import label
 from skimage.morphology import remove_small_holes
 from small_model import small_shards
 
+from unetflow.dividing import segment, segment_planes
 from unetflow.holes import mark_holes, small_holes
 from unetflow.labelling import Grid, components
-from unetflow.segmentation import segment, segment_image, segment_planes
+from unetflow.segmentation import segment_image
 from unetflow.settings import SegmentSettings
 from unetflow.store import create_image, open_image
 

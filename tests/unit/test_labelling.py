@@ -22,10 +22,11 @@ from skimage.measure import label
 from skimage.metrics import adapted_rand_error
 from small_model import small_shards
 
+from unetflow.dividing import segment, segment_planes
 from unetflow.joining import Joined, join, link_planes
 from unetflow.labelling import Divide, Grid, label_block, measure, shard_blocks
 from unetflow.metrics.contingency import contingency
-from unetflow.segmentation import segment, segment_image, segment_planes
+from unetflow.segmentation import segment_image
 from unetflow.settings import SegmentSettings
 from unetflow.store import create_image, open_image
 
@@ -42,7 +43,8 @@ def blockwise(
     with tempfile.TemporaryDirectory() as folder:
         for index in grid.blocks:
             label_block(grid, index, divide, labels, Path(folder))
-        joined = join(grid, Path(folder), least_iou, minimum_size)
+        folders = dict.fromkeys(grid.blocks, Path(folder))
+        joined = join(grid, folders, least_iou, minimum_size)
     result = np.zeros(grid.shape, np.int64)
     for index in grid.blocks:
         core = grid.core(index)

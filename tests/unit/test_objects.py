@@ -121,7 +121,7 @@ def test_values_are_summed_over_each_object_for_every_division(
         for index in grid.blocks:
             divide = lambda region: ndimage.label(mask[region])[0]  # noqa: E731
             label_block(grid, index, divide, labels, Path(folder), values)
-        found = join(grid, Path(folder), 0, 0, values.names).objects
+        found = join(grid, dict.fromkeys(grid.blocks, Path(folder)), 0, 0, values.names).objects
     expected, count = ndimage.label(mask)
     for name, channel in zip("ab", grey, strict=True):
         sums = ndimage.sum_labels(channel, expected, np.arange(1, count + 1))
@@ -180,7 +180,7 @@ def segmented(root: Path, row: dict[str, Any], **settings: Any) -> pd.DataFrame:
     facts = {"state": "done", "reason": "", "seconds": 0, "volume": row}
     names = {"segmentation": "out", "objects": "objects.tsv", "merges": "m", "summary": "s"}
     outputs = {key: root / name for key, name in names.items()}
-    segment_volume(facts, root / "prediction", outputs, FLAT, SegmentSettings(**settings))
+    segment_volume(facts, root / "prediction", (), outputs, FLAT, SegmentSettings(**settings))
     return pd.read_csv(outputs["objects"], sep="\t")
 
 

@@ -16,17 +16,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy import ndimage
+from small_model import small_shards
 
 from unetflow import store
-from unetflow.segmentation import (
-    segment,
-    segment_image,
-    segment_images,
-    segment_planes,
-    segment_volume,
-)
+from unetflow.dividing import segment, segment_planes
+from unetflow.segmentation import segment_image, segment_images, segment_part, segment_volume
 from unetflow.settings import SegmentSettings
 from unetflow.store import create_image, open_image, read_json
+
+__all__ = ["small_shards"]
 
 METHODS = ("components", "watershed")
 FLAT = {"threshold": 0.5, "network": {"dimensions": 2}}
@@ -291,7 +289,7 @@ def outputs(root: Path) -> dict[str, Path]:
 def test_a_volume_gets_instances_a_table_and_a_summary(tmp_path: Path) -> None:
     path = write_prediction(tmp_path / "prediction", STACK)
     files = outputs(tmp_path)
-    segment_volume(done(tmp_path), path, files, FLAT, SegmentSettings())
+    segment_volume(done(tmp_path), path, (), files, FLAT, SegmentSettings())
     assert read_json(files["summary"]) == {
         "state": "done",
         "reason": "",
@@ -311,7 +309,7 @@ def test_a_volume_gets_instances_a_table_and_a_summary(tmp_path: Path) -> None:
 
 def test_a_volume_whose_prediction_failed_has_failed(tmp_path: Path) -> None:
     files = outputs(tmp_path)
-    segment_volume(FAILED, tmp_path / "nothing", files, FLAT, SegmentSettings())
+    segment_volume(FAILED, tmp_path / "nothing", (), files, FLAT, SegmentSettings())
     summary = read_json(files["summary"])
     assert (summary["state"], summary["reason"]) == ("failed", "not there")
     assert (summary["objects"], summary["predict_seconds"]) == (None, 0)
@@ -324,9 +322,46 @@ def test_a_volume_whose_prediction_failed_has_failed(tmp_path: Path) -> None:
 
 def test_a_volume_that_failed_before_is_replaced_when_it_succeeds(tmp_path: Path) -> None:
     files = outputs(tmp_path)
-    segment_volume(FAILED, tmp_path / "prediction", files, FLAT, SegmentSettings())
+    segment_volume(FAILED, tmp_path / "prediction", (), files, FLAT, SegmentSettings())
     path = write_prediction(tmp_path / "prediction", STACK)
-    segment_volume(done(tmp_path), path, files, FLAT, SegmentSettings())
+    segment_volume(done(tmp_path), path, (), files, FLAT, SegmentSettings())
     assert open_image(files["segmentation"]).array[...].max() == 4
-    segment_volume(FAILED, path, files, FLAT, SegmentSettings())
+    segment_volume(FAILED, path, (), files, FLAT, SegmentSettings())
     assert not list(zarr.open_group(files["segmentation"], mode="r").members())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("count", [2, 5, 400])
+def test_what_several_jobs_label_is_what_one_does(
+    tmp_path: Path, small_shards: None, method: str, count: int
+) -> None:
+    shape = (20, 40, 70)
+    noise = np.random.default_rng(0).random(shape)
+    foreground = ndimage.gaussian_filter(noise, (0, 2, 2))
+    foreground = (foreground - foreground.min()) / np.ptp(foreground)
+    create_image(tmp_path / "prediction", "czyx", (1, *shape), np.float32, {})[0] = foreground
+    tifffile.imwrite(tmp_path / "p.tif", (255 * noise).astype(np.uint8), photometric="minisblack")
+    facts = done(tmp_path)
+    how = {"block_megavoxels": 0.005, "margin": 4, "seed_threshold": 0.6}
+    settings = SegmentSettings(method=method, **how)
+    parts = [tmp_path / f"{number}_of_{count}" for number in range(count)]
+    for number, part in enumerate(parts):
+        place = (tmp_path / "prediction", part, (number, count))
+        segment_part(facts, *place, DEEP, settings)
+    written = []
+    for name, labelled in (("one", ()), ("several", parts)):
+        files = outputs(tmp_path / name)
+        segment_volume(facts, tmp_path / "prediction", labelled, files, DEEP, settings)
+        tables = [files[table].read_text() for table in ("objects", "merges", "seams", "summary")]
+        written.append((open_image(files["segmentation"]).array[...], tables))
+    (one, tables), (several, same) = written
+    assert one.max() > 20
+    assert len(tables[1].splitlines()) > 5
+    np.testing.assert_array_equal(one, several)
+    assert tables == same
+
+
+def test_a_part_of_a_volume_that_failed_is_empty(tmp_path: Path) -> None:
+    place = (tmp_path / "nothing", tmp_path / "part", (0, 2))
+    segment_part(FAILED, *place, DEEP, SegmentSettings())
+    assert not list((tmp_path / "part").iterdir())

@@ -25,9 +25,40 @@ rule segment_images:
         "../scripts/segment_images.py"
 
 
-rule segment_volume:
-    """Divide a predicted volume into instances and say how it went."""
+rule segment_part:
+    """Divide some blocks of a large predicted volume into instances."""
     input:
+        receipts=receipts,
+        predicted=rules.finish_prediction.output.facts,
+        facts=final_network(rules.train_model.output.facts),
+    output:
+        blocks=temp(
+            directory(
+                "<results>/archives/{archive}/{volume}/label_blocks/{part}_of_{parts}"
+            )
+        ),
+    wildcard_constraints:
+        part=r"\d+",
+        parts=r"\d+",
+    log:
+        "<logs>/segment/archives/{archive}/{volume}/{part}_of_{parts}.log",
+    benchmark:
+        "<costs>/segment/archives/{archive}/{volume}_{part}_of_{parts}.tsv"
+    resources:
+        mem_mb=segmentation_mb,
+        runtime=240,
+    params:
+        code=code("segment_part.py"),
+        settings=volume_segmentation,
+        prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
+    script:
+        "../scripts/segment_part.py"
+
+
+rule segment_volume:
+    """Join the instances of a predicted volume's blocks, and say how it went."""
+    input:
+        parts=label_parts(rules.segment_part.output.blocks),
         # Asked of the plan, so that it is looked at again once an archive has been planned anew.
         receipts=receipts,
         predicted=rules.finish_prediction.output.facts,
@@ -49,9 +80,7 @@ rule segment_volume:
         runtime=120,
     params:
         code=code("segment_volume.py"),
-        settings=lambda wildcards: EXPERIMENTS[
-            experiment_of(wildcards)
-        ].segment.model_dump(mode="json"),
+        settings=volume_segmentation,
         prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
     script:
         "../scripts/segment_volume.py"

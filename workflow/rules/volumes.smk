@@ -260,6 +260,25 @@ def dropped_predictions(wildcards):
     )
 
 
+def volume_segmentation(wildcards):
+    """Settings by which a volume is divided into instances."""
+    return EXPERIMENTS[experiment_of(wildcards)].segment.model_dump(mode="json")
+
+
+def label_parts(output):
+    """Input function: the parts in which jobs divide a large volume; none where one job does."""
+
+    def paths(wildcards):
+        settings = EXPERIMENTS[experiment_of(wildcards)].segment
+        voxels = planned(wildcards).get("voxels", 0)  # none where it cannot be read
+        count = int(-(-voxels // (settings.job_megavoxels * 1e6)))
+        if count < 2 or settings.fill_holes:
+            return []
+        return expand(output, part=range(count), parts=count, allow_missing=True)
+
+    return paths
+
+
 def segmentation_mb(wildcards):
     """Memory of segmenting a volume, which is that of a block with its margin."""
     settings = EXPERIMENTS[experiment_of(wildcards)].segment

@@ -9,6 +9,7 @@ with log_to(snakemake.log[0]):
     segment_volume(
         read_json(Path(snakemake.input.predicted)),
         prediction=Path(snakemake.params.prediction),
+        parts=[Path(path) for path in snakemake.input.parts],
         outputs={name: Path(path) for name, path in snakemake.output.items()},
         model=read_json(Path(snakemake.input.facts[0])),
         settings=SegmentSettings(**snakemake.params.settings),

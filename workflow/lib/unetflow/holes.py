@@ -58,9 +58,9 @@ def mark_holes(
 
     for index in track(near.blocks, "looking for holes", len(near.blocks)):
         label_block(near, index, background, labels, folder)
-    pieces = join(near, folder, 0)
+    pieces = join(near, dict.fromkeys(near.blocks, folder), 0)
     chosen = are_holes(pieces.objects, grid.shape, crossed, largest)
-    renumber(near, labels, lambda index: chosen[pieces.ids[index]], holes)
+    renumber(near, lambda _: labels, lambda index: chosen[pieces.ids[index]], holes)
 
 
 def are_holes(

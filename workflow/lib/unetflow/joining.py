@@ -59,7 +59,7 @@ class Joined:
 
 def join(
     grid: Grid,
-    folder: Path,
+    folders: Mapping[Index, Path],
     least_iou: float,
     minimum_size: int = 0,
     summed: Sequence[str] = (),
@@ -68,8 +68,8 @@ def join(
 
     Parameters
     ----------
-    folder : Path
-        Where `label_block` has written all blocks.
+    folders : mapping
+        Where `label_block` has written each block.
     least_iou : float
         In the planes of a seam, from which on two instances are one; 0: wherever they overlap.
     minimum_size : int
@@ -77,10 +77,10 @@ def join(
     summed : sequence of str
         Names of the values that `label_block` has summed.
     """
-    told = [written(folder, index, *COMBINED, *summed) for index in grid.blocks]
+    told = [written(folders[index], index, *COMBINED, *summed) for index in grid.blocks]
     counts = [len(facts["first"]) for facts in told]
     before = dict(zip(grid.blocks, np.cumsum([0, *counts]), strict=False))
-    merges = found_merges(grid, folder, least_iou)
+    merges = found_merges(grid, folders, least_iou)
     offset = {name_of(index): start for index, start in before.items()}
     front, behind = (
         merges[f"{side}_block"].map(offset).to_numpy(np.int64) + merges[f"{side}_label"] - 1
@@ -135,13 +135,16 @@ def written(folder: Path, index: Index, *names: str) -> dict[str, NDArray[Any]]:
         return {name: facts[name] for name in names}
 
 
-def found_merges(grid: Grid, folder: Path, least_iou: float) -> pd.DataFrame:
+def found_merges(grid: Grid, folders: Mapping[Index, Path], least_iou: float) -> pd.DataFrame:
     """Return the pairs of instances of neighbouring blocks that are one."""
     nothing = pairs(NONE, NONE, least_iou)
     tables = [nothing.assign(axis=NONE, front_block="", behind_block="")]
     for axis, front, behind in grid.seams():
         near, far = f"behind{axis}", f"front{axis}"  # the seam is behind the block in front
-        seam = written(folder, front, near)[near], written(folder, behind, far)[far]
+        seam = (
+            written(folders[front], front, near)[near],
+            written(folders[behind], behind, far)[far],
+        )
         blocks = {"front_block": name_of(front), "behind_block": name_of(behind)}
         tables.append(pairs(*seam, least_iou).assign(axis=axis, **blocks))
     return pd.concat(tables, ignore_index=True)
@@ -207,11 +210,17 @@ def link_planes(
 
 def renumber(
     grid: Grid,
-    source: zarr.Array[Any],
+    source: Callable[[Index], zarr.Array[Any]],
     ids: Callable[[Index], NDArray[Any]],
     target: zarr.Array[Any],
 ) -> None:
-    """Write the ids that each block's labels stand for, block by block."""
+    """Write the ids that each block's labels stand for, block by block.
+
+    Parameters
+    ----------
+    source, target : arrays of the volume's extents
+        The source is that of a block.
+    """
     for index in grid.blocks:
         core = grid.core(index)
-        target[core] = ids(index)[np.asarray(source[core])]
+        target[core] = ids(index)[np.asarray(source(index)[core])]

@@ -152,11 +152,12 @@ def label_block(
     own = tuple(
         slice(c.start - g.start, c.stop - g.start) for c, g in zip(core, grown, strict=True)
     )
-    # What lies in the margin alone is another block's.
-    ranks = consecutive(seen[own], int(seen.max(initial=0)))
-    seen = ranks[seen]
+    facts = measure(seen[own], core, grid.shape, int(seen.max(initial=0)))
+    used = facts["size"] > 0
+    if not used.all():  # what lies in the margin alone is another block's
+        seen = np.append(np.uint32(0), np.cumsum(used, dtype=np.uint32) * used)[seen]
+        facts = {name: values_of[used] for name, values_of in facts.items()}
     labels[core] = seen[own]
-    facts = measure(seen[own], core, grid.shape, int(ranks.max()))
     facts |= sums(seen[own], core, facts, values)
     for axis, (place, extent) in enumerate(zip(core, grid.shape, strict=True)):
         for side, seam in (("front", place.start), ("behind", place.stop)):
@@ -165,17 +166,6 @@ def label_block(
                 planes = slice(start, start + SEAM)
                 facts[f"{side}{axis}"] = seen[(*own[:axis], planes, *own[axis + 1 :])]
     np.savez_compressed(folder / f"{name_of(index)}.npz", **facts)  # type: ignore[arg-type]
-
-
-def consecutive(labels: NDArray[np.integer], highest: int) -> NDArray[np.uint32]:
-    """Return for 0 to `highest` the ids from 1, in the same order, of labels that are used.
-
-    That of background, 0, and of labels that are not used is 0.
-    """
-    used = np.zeros(highest + 1, bool)
-    used[labels] = True
-    used[0] = False
-    return np.cumsum(used, dtype=np.uint32) * used
 
 
 def name_of(index: Index) -> str:
@@ -243,14 +233,23 @@ def _measure(
 ) -> None:
     for z in range(labels.shape[0]):
         for y in range(labels.shape[1]):
-            for x in range(labels.shape[2]):
+            x = 0
+            while x < labels.shape[2]:
                 name = labels[z, y, x]
+                x += 1
                 if name == 0:
                     continue
-                here = (starts[0] + z, starts[1] + y, starts[2] + x)
+                begin = x - 1
+                while x < labels.shape[2] and labels[z, y, x] == name:
+                    x += 1
+                count = x - begin  # of a run along the last axis
+                here = (starts[0] + z, starts[1] + y, starts[2] + begin)
                 first[name] = min(first[name], (here[0] * shape[1] + here[1]) * shape[2] + here[2])
-                place[name, 0] += 1
+                place[name, 0] += count
+                place[name, 1] += count * here[0]
+                place[name, 2] += count * here[1]
+                place[name, 3] += count * here[2] + count * (count - 1) // 2
                 for axis in range(3):
-                    place[name, 1 + axis] += here[axis]
                     box[0, name, axis] = min(box[0, name, axis], here[axis])
                     box[1, name, axis] = max(box[1, name, axis], here[axis] + 1)
+                box[1, name, 2] = max(box[1, name, 2], here[2] + count)

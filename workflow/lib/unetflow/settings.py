@@ -606,6 +606,13 @@ class SegmentSettings(Settings):
         "million voxels",
         gt=0,
     )
+    job_megavoxels: float = setting(
+        1000.0,
+        "a larger volume's blocks are divided among jobs of about so many voxels each, unless "
+        "fill_holes is set",
+        "million voxels",
+        gt=0,
+    )
     margin: int = setting(
         32, "by watershed, what a block sees around it, as wide as an object", "voxels", ge=1
     )
