@@ -478,3 +478,29 @@ def test_sections_are_scored_together_as_the_challenge_did(tmp_path: Path) -> No
     images["c"] = write_images(tmp_path / "c", truth[0, :20] + 0, predicted[0, :20] + 0, "yx")
     with pytest.raises(ValueError, match="must be 2D sections of one size"):
         evaluate_images(images, labels, output, MODEL, EvaluateSettings(challenge="isbi2012"))
+
+
+def test_scores_that_are_not_defined_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nothing, labels = np.zeros((20, 30), np.uint32), {"split": "fold0"}
+    images = {"empty": write_images(tmp_path, nothing, nothing, "yx")}
+    with caplog.at_level("INFO", "unetflow"):
+        evaluate_images(images, labels, tmp_path / "images.tsv", MODEL, EvaluateSettings())
+    assert "empty: not defined, since there is nothing to judge: dice_cell, iou_cell" in caplog.text
+    found = pd.read_csv(tmp_path / "images.tsv", sep="\t")
+    assert "f1" not in set(found["metric"])
+    assert found["value"].notna().all()
+    table = volume_table(tmp_path, tmp_path / "truth")
+    *scores, last = table.to_dict("records")
+    assert last["reason"].startswith("not defined, since there is nothing to judge: dice_cell")
+    assert all(np.isfinite(row["value"]) for row in scores)
+    write_json(
+        tmp_path / "s.json",
+        {"state": "done", "reason": "", "objects": 0, "voxels": 600, "shape": [20, 30]},
+    )
+    summarise_archive(
+        {"v": tmp_path / "s.json"}, {"v": tmp_path / "metrics.tsv"}, tmp_path / "s.tsv"
+    )
+    row = pd.read_csv(tmp_path / "s.tsv", sep="\t").iloc[0]
+    assert (row["pixel_error"], row["reason"]) == (0, last["reason"])

@@ -18,6 +18,7 @@ from skimage.metrics import variation_of_information as skimage_variation_of_inf
 from unetflow.metrics.contingency import (
     Contingency,
     adapted_rand,
+    combined,
     contingency,
     v_info,
     v_rand,
@@ -100,6 +101,20 @@ def test_ids_of_64_bits_are_exact(other: int) -> None:
         (0, largest - 1): 1,
         (0, largest): 2,
     }
+
+
+@given(label_pairs(), st.integers(1, 3), st.integers(1, 3))
+def test_tables_of_parts_combine_to_that_of_the_whole(
+    pair: tuple[np.ndarray, np.ndarray], step: int, parts: int
+) -> None:
+    edges = range(0, len(pair[0]) + 1, step)
+    tables = [contingency(*(side[at : at + step] for side in pair)) for at in edges]
+    whole, joined = contingency(*pair), combined(tables)
+    for name in ("truth_label", "prediction_label", "count"):
+        one, other = getattr(whole, name), getattr(joined, name)
+        assert np.array_equal(one, other)
+        assert one.dtype == other.dtype
+    assert cells(combined([joined] * parts)) == {at: parts * n for at, n in cells(whole).items()}
 
 
 def test_memory_order_does_not_mix_up_pixels() -> None:

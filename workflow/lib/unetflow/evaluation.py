@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from unetflow import axes as axis_rules
+from unetflow.comparison import Comparison, compare
 from unetflow.metrics.membranes import challenge_scores
 from unetflow.predicted import foreground as foreground_of
-from unetflow.predicted import probabilities
 from unetflow.progress import log, track
-from unetflow.scoring import most_probable, score_plane, score_surfaces
 from unetflow.settings import EvaluateSettings
 from unetflow.store import NOT_ANNOTATED, Image, open_image, write_text
-from unetflow.volumes import open_volume
+from unetflow.truths import UnusableTruth, open_truth, truth_arrays
 
 
 def evaluate_image(
@@ -27,70 +26,24 @@ def evaluate_image(
     model: Mapping[str, Any],
     settings: EvaluateSettings,
 ) -> dict[str, float]:
-    """Scores of an image: of a stack predicted plane by plane, the mean over its planes."""
-    known = truth_arrays(truth, segmentation.array.shape, model["class_names"])
-    return evaluate_arrays(*known, prediction, segmentation, model, settings)
+    """Scores of an image or volume, see `comparison`; NaN is what is not defined.
 
-
-def evaluate_arrays(
-    classes: Any,
-    instances: Any,
-    prediction: Image,
-    segmentation: Image,
-    model: Mapping[str, Any],
-    settings: EvaluateSettings,
-) -> dict[str, float]:
-    """Scores of an image whose true classes, and instances or None, are arrays."""
-    frame = slice(settings.ignore_border, -settings.ignore_border or None)
-    by_plane = settings.plane_by_plane and model["network"]["dimensions"] == 2
-    axes = axis_rules.spatial(segmentation.axes)
-    size = axis_rules.voxel_size(axes, segmentation.voxel_size_um) or (1.0,) * len(axes)
-    names, tolerance = model["class_names"], settings.surface_tolerance
-    scored = []
-    for plane in np.ndindex(classes.shape[:-2] if by_plane else ()):
-        index = (..., *plane, frame, frame)
-        known, foreground = np.asarray(classes[index]), probabilities(prediction, index)
-        true_instances = None if instances is None else np.asarray(instances[index])
-        found = np.asarray(segmentation.array[index])
-        scores = score_plane(known, true_instances, foreground, found, names)
-        if tolerance is not None:
-            spacing = size[-known.ndim :]
-            scores |= score_surfaces(known, most_probable(foreground), names, spacing, tolerance)
-        scored.append(scores)
-    return {str(metric): float(value) for metric, value in pd.DataFrame(scored).mean().items()}
-
-
-def truth_arrays(truth: Image, shape: Sequence[int], class_names: Sequence[str]) -> tuple[Any, Any]:
-    """Classes, and instances or None, of a truth: its labels, or else what its own pixels are.
-
-    Pixels of one value beside 0 are a class: its objects are its components, as with classes.
-
-    Raises
-    ------
-    ValueError
-        If the extents are others than those of the volume, if an image without labels has channels
-        or fractions, or if classes cannot be told from ids.
+    Of a stack that was predicted plane by plane, the mean over its planes.
     """
-    classes, known = truth.label("classes"), truth.label("instances")
-    array = truth.array if classes is None else classes
-    if classes is None and (
-        array.dtype.kind not in "iub" or "c" in truth.axes or len(class_names) > 2
-    ):
-        raise ValueError(
-            f"{truth.path}: truth must have labels/classes, or be a label image of whole numbers "
-            f"without channels (for 2 classes, the network has {len(class_names)}): found "
-            f"{array.dtype} along {truth.axes}; name its label image"
-        )
-    if array.shape != tuple(shape):
-        raise ValueError(
-            f"{truth.path}: truth must have the extents {tuple(shape)} of the volume: it has "
-            f"{array.shape}; name the truth of this volume"
-        )
-    if classes is not None:
-        return classes, known
-    ids = np.asarray(array)
-    several = ids.max(initial=0) != ids.min(initial=ids.max(initial=0), where=ids > 0)
-    return (ids > 0).astype(np.uint8), ids if several else None
+    known = truth_arrays(truth, segmentation.array.shape, model["class_names"])
+    return all_scores(compare(*known, prediction, segmentation, model, settings), settings)
+
+
+def all_scores(compared: Comparison, settings: EvaluateSettings) -> dict[str, float]:
+    """Scores of a comparison, those of surfaces only where the settings ask for them."""
+    scores, tolerance = compared.scores(), settings.surface_tolerance
+    return scores if tolerance is None else scores | compared.surfaces(tolerance)
+
+
+def undefined(scores: Mapping[str, float]) -> str:
+    """Say which scores there are not, and why; empty where there are all."""
+    names = ", ".join(name for name, value in scores.items() if not math.isfinite(value))
+    return names and f"not defined, since there is nothing to judge: {names}"
 
 
 def evaluate_images(
@@ -101,6 +54,8 @@ def evaluate_images(
     settings: EvaluateSettings,
 ) -> None:
     """Write the scores of several images as a TSV with a row per image and metric.
+
+    A score that is not defined has no row: the log names it.
 
     Parameters
     ----------
@@ -114,9 +69,12 @@ def evaluate_images(
     for name, paths in track(images.items(), "scoring images", len(images)):
         truth, prediction, segmentation = (open_image(path) for path in paths)
         scores = evaluate_image(truth, prediction, segmentation, model, settings)
+        if reason := undefined(scores):
+            log(f"{name}: {reason}")
         rows += [
             {**labels, "image": name, "metric": key, "value": value}
             for key, value in scores.items()
+            if math.isfinite(value)
         ]
     if settings.challenge:
         together = {**labels, "image": f"all of {labels['split']}"}
@@ -165,7 +123,7 @@ def evaluate_volume(
     """Write the scores of an archive's volume as a TSV with the columns metric, value and reason.
 
     A volume that failed has none. One whose truth cannot be used has a row with the reason alone:
-    the other volumes go on.
+    the other volumes go on. A last row names the scores that are not defined.
 
     Parameters
     ----------
@@ -180,15 +138,20 @@ def evaluate_volume(
         prediction, segmentation = (
             open_image(Path(paths[name])) for name in ("prediction", "segmentation")
         )
-        shape, names = segmentation.array.shape, model["class_names"]
         try:
-            classes, known = truth_arrays(open_volume(paths["truth"]), shape, names)
-            classes, known = np.asarray(classes), None if known is None else np.asarray(known)
-        except Exception as error:  # decoders raise whatever they like for a broken file
-            rows = [{"reason": " ".join(f"no scores: {error}".split())}]
+            known = open_truth(paths["truth"], segmentation.array.shape, model["class_names"])
+            compared = compare(*known, prediction, segmentation, model, settings)
+            scores = all_scores(compared, settings)
+        except UnusableTruth as error:
+            rows = [{"reason": f"no scores: {error}"}]
             log(rows[0]["reason"])
         else:
-            scores = evaluate_arrays(classes, known, prediction, segmentation, model, settings)
-            rows = [{"metric": metric, "value": value} for metric, value in scores.items()]
+            rows = [
+                {"metric": metric, "value": value}
+                for metric, value in scores.items()
+                if math.isfinite(value)
+            ]
+            if reason := undefined(scores):
+                rows.append({"reason": reason})
     table = pd.DataFrame(rows, columns=["metric", "value", "reason"])
     write_text(output, str(table.to_csv(sep="\t", index=False, float_format="%.6g")))

@@ -18,6 +18,7 @@ References
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,6 +146,23 @@ def contingency(
         (keys % np.uint64(columns)).astype(prediction.dtype),
         count.astype(np.int64),
     )
+
+
+def combined(tables: Sequence[Contingency]) -> Contingency:
+    """Table of an image from those of its parts, at least one, whose labels are of one dtype.
+
+    Whatever the parts, it is the table of the whole: counts are whole numbers.
+    """
+    truth, prediction, count = (
+        np.concatenate([getattr(table, name) for table in tables])
+        for name in ("truth_label", "prediction_label", "count")
+    )
+    order = np.lexsort((prediction, truth))
+    truth, prediction = truth[order], prediction[order]
+    new = np.ones(len(order), np.bool_)
+    new[1:] = (truth[1:] != truth[:-1]) | (prediction[1:] != prediction[:-1])
+    sums = np.add.reduceat(count[order], np.flatnonzero(new)) if len(order) else count
+    return Contingency(truth[new], prediction[new], sums)
 
 
 def marginal(

@@ -1,0 +1,163 @@
+"""True classes and instances of an image or a volume, read region by region."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from unetflow.joining import join
+from unetflow.labelling import Grid, Index, Region, label_block
+from unetflow.progress import one_line
+from unetflow.scoring import is_foreground
+from unetflow.store import Image, chunks_and_shards, create_array
+from unetflow.volumes import open_volume
+
+SIDE, CUBE, VOXELS = 4096, 256, 2**24
+"""Extents of the blocks of a plane and of a volume, and voxels of one of whole planes."""
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """Classes of a label image: 1 where it is not 0, read when indexed."""
+
+    labels: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents along all axes."""
+        return tuple(self.labels.shape)
+
+    def __getitem__(self, index: Any) -> NDArray[np.uint8]:
+        """Classes of a region."""
+        return (np.asarray(self.labels[index]) > 0).astype(np.uint8)
+
+
+class UnusableTruth(ValueError):
+    """A volume's truth that cannot be read, or is none of it."""
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """What is read of a truth: whatever goes wrong then is the truth's fault."""
+
+    array: Any
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        """Pixels of a region."""
+        try:
+            return np.asarray(self.array[index])
+        except Exception as error:  # decoders raise whatever they like for a broken file
+            raise UnusableTruth(one_line(error)) from error
+
+
+def open_truth(
+    place: Path | str, shape: Sequence[int], class_names: Sequence[str]
+) -> tuple[Any, Any]:
+    """Classes, and instances or None, of a volume's truth at a place, see `truth_arrays`.
+
+    Raises
+    ------
+    UnusableTruth
+        Here, and when what is returned is read.
+    """
+    try:
+        classes, known = truth_arrays(open_volume(place), shape, class_names)
+    except Exception as error:
+        raise UnusableTruth(one_line(error)) from error
+    return Guarded(classes), None if known is None else Guarded(known)
+
+
+def truth_arrays(truth: Image, shape: Sequence[int], class_names: Sequence[str]) -> tuple[Any, Any]:
+    """Classes, and instances or None, of a truth: its labels, or else what its own pixels are.
+
+    Pixels of one value beside 0 are a class: its objects are its components, as with classes. What
+    is returned is read when indexed.
+
+    Raises
+    ------
+    ValueError
+        If the extents are others than those of the volume, if an image without labels has channels
+        or fractions, or if classes cannot be told from ids.
+    """
+    classes, known = truth.label("classes"), truth.label("instances")
+    array = truth.array if classes is None else classes
+    if classes is None and (
+        array.dtype.kind not in "iub" or "c" in truth.axes or len(class_names) > 2
+    ):
+        raise ValueError(
+            f"{truth.path}: truth must have labels/classes, or be a label image of whole numbers "
+            f"without channels (for 2 classes, the network has {len(class_names)}): found "
+            f"{array.dtype} along {truth.axes}; name its label image"
+        )
+    if array.shape != tuple(shape):
+        raise ValueError(
+            f"{truth.path}: truth must have the extents {tuple(shape)} of the volume: it has "
+            f"{array.shape}; name the truth of this volume"
+        )
+    if classes is not None:
+        return classes, known
+    return Foreground(array), array if holds_several(array) else None
+
+
+def holds_several(labels: Any) -> bool:
+    """Whether a label image has several ids; it is read as far as it takes to tell."""
+    grid = Grid(tuple(labels.shape), block_of(labels.shape, False), (0,) * len(labels.shape))
+    found: set[int] = set()
+    for index in grid.blocks:
+        part = np.asarray(labels[grid.core(index)])
+        inside = part[part > 0]
+        if inside.size:
+            found |= {int(inside.min()), int(inside.max())}
+        if len(found) > 1:
+            return True
+    return False
+
+
+def block_of(shape: Sequence[int], by_plane: bool) -> tuple[int, ...]:
+    """Extents of the blocks in which an image is scored: cubes, or planes as far as they fit."""
+    if len(shape) == 3 and not by_plane:
+        return (CUBE,) * 3
+    rows, columns = (min(extent, SIDE) for extent in shape[-2:])
+    return (*(max(1, VOXELS // (rows * columns)) for _ in shape[:-2]), rows, columns)
+
+
+def components(
+    classes: Callable[[Region], NDArray[np.uint8]], grid: Grid, by_plane: bool, folder: Path
+) -> Callable[[Index], NDArray[np.unsignedinteger]]:
+    """Return what reads the connected components of what is not class 0, block by block.
+
+    They equal those of the whole for every division into blocks, but for their ids.
+
+    Parameters
+    ----------
+    classes : callable
+        Called with a region, for its classes.
+    grid : Grid
+        Division into blocks; its margin does not matter.
+    by_plane : bool
+        Planes are not connected with each other.
+    folder : Path
+        Labels are written to it, compressed, and must stay there as long as they are read.
+    """
+    axes = "zyx"[-len(grid.shape) :]
+    across = [not by_plane or axis != "z" for axis in axes]
+    structure = ndimage.generate_binary_structure(len(axes), 1)
+    if not all(across):
+        structure[[0, 2]] = False
+    seams = Grid(grid.shape, grid.block, tuple(map(int, across)))
+    layout = chunks_and_shards(axes, grid.shape, cubes=len(axes) == 3 and all(across))
+    labels = create_array(folder / "labels", axes, grid.shape, np.uint32, *layout)
+
+    def divide(region: Region) -> NDArray[np.int32]:
+        return np.asarray(ndimage.label(is_foreground(classes(region)), structure)[0])
+
+    for index in seams.blocks:
+        label_block(seams, index, divide, labels, folder)
+    ids = join(seams, folder, least_iou=0).ids
+    return lambda index: ids[index][np.asarray(labels[seams.core(index)])]
