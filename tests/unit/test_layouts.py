@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from unetflow.datasets.files import class_map
-from unetflow.datasets.layouts import Labelled, Source, sources, unique
+from unetflow.datasets.layouts import Labelled, Source, lineages, sources, unique
 from unetflow.datasets.patterns import as_expression, matching, name_image, safe
 from unetflow.datasets.prepare import checked
 from unetflow.settings import DatasetSettings
@@ -269,6 +269,45 @@ def test_frames_with_outlines_are_images(tmp_path: Path) -> None:
     np.testing.assert_array_equal(instances, outlines)
 
 
+def test_frames_without_outlines_are_images_too_where_wanted(tmp_path: Path) -> None:
+    outlines = make_sequence(tmp_path)
+    (tmp_path / "01_GT/SEG/man_seg000.tif").rename(tmp_path / "01_GT/SEG/man_seg001.tif")
+    (tmp_path / "01_GT/TRA/man_track002.tif").unlink()
+    images = found(tmp_path, kind="ctc", every_frame=True)
+    assert list(images) == ["01_000", "01_001", "01_002"]
+    assert [(image.group, image.frame) for image in images.values()] == [
+        ("01", n) for n in range(3)
+    ]
+    np.testing.assert_array_equal(read(images["01_001"])[2], outlines)
+    for name in ("01_000", "01_002"):
+        assert read(images[name])[1:] == (None, None)
+    assert images["01_002"].read_markers is None
+    for name in ("01_000", "01_001"):
+        markers = images[name].read_markers
+        assert markers is not None
+        np.testing.assert_array_equal(np.unique(markers()), range(4))
+
+
+def test_outlines_of_planes_do_not_go_with_every_frame(tmp_path: Path) -> None:
+    make_sequence(tmp_path, frames=2, shape=(4, 24, 24))
+    write(tmp_path / "01_GT/SEG/man_seg_001_002.tif", np.ones((24, 24), np.uint16))
+    line = refused(tmp_path, "man_seg_001_002.tif", kind="ctc", every_frame=True)
+    assert line.endswith("leave layout.every_frame out")
+
+
+def test_lineages_are_those_of_their_sequences(tmp_path: Path) -> None:
+    dataset = DatasetSettings(name="made", layout={"kind": "ctc"})
+    make_sequence(tmp_path)
+    assert lineages(dataset, tmp_path) == {}
+    (tmp_path / "01_GT/TRA/man_track.txt").write_text("1 0 2 0\n2 0 1 0\n")
+    assert {name: rows.tolist() for name, rows in lineages(dataset, tmp_path).items()} == {
+        "01": [[1, 0, 2, 0], [2, 0, 1, 0]]
+    }
+    (tmp_path / "01_GT/TRA/man_track.txt").write_text("1 0 2\n")
+    with pytest.raises(ValueError, match=r"man_track.txt, line 1: a track must be four integers"):
+        lineages(dataset, tmp_path)
+
+
 def test_around_the_marker_of_an_unlabelled_cell_nothing_is_annotated(tmp_path: Path) -> None:
     outlines = make_sequence(tmp_path)
     _, classes, _ = read(found(tmp_path, kind="ctc")["01_000"])
@@ -337,6 +376,7 @@ def test_a_sequence_without_truth_gives_every_frame(tmp_path: Path) -> None:
         write(tmp_path / f"data/02/t{number:03d}.tif", picture(24, 24, seed=number))
     images = found(tmp_path, kind="ctc")
     assert list(images) == ["02_000", "02_007"]
+    assert [image.frame for image in images.values()] == [0, 7]
     assert read(images["02_007"])[1:] == (None, None)
 
 

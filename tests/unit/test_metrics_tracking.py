@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage.segmentation import expand_labels
 
+from unetflow.lineage import check_lineage
 from unetflow.metrics.contingency import Contingency, contingency
 from unetflow.metrics.instances import mean_iou
-from unetflow.metrics.tracking import WEIGHTS, check_lineage, tracking_scores
+from unetflow.metrics.tracking import WEIGHTS, tracking_scores
 
 U373 = Path(__file__).parents[3] / "shared/data/PhC-C2DH-U373.zip"
 COUNTS = ("ns", "fn", "fp", "ed", "ea", "ec")

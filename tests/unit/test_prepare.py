@@ -97,6 +97,39 @@ def test_pixels_and_labels_are_written_exactly_and_valid(
         validate(place.images / "a" / part)
 
 
+def test_markers_and_lineages_are_written_where_they_are_known(place: Place) -> None:
+    truth = place.root / "01_GT"
+    for folder in (place.root / "01", place.root / "02", truth / "SEG", truth / "TRA"):
+        folder.mkdir(parents=True)
+    for name in ("01/t000", "01/t001", "02/t000"):
+        tifffile.imwrite(place.root / f"{name}.tif", noise(12, 10))
+    tifffile.imwrite(truth / "SEG/man_seg001.tif", cells(12, 10))
+    for number in range(2):
+        tifffile.imwrite(truth / f"TRA/man_track00{number}.tif", cells(12, 10) // 7)
+    (truth / "TRA/man_track.txt").write_text("100 0 1 0\n")
+    index = place.prepare({"kind": "ctc", "every_frame": True})
+    assert index["lineages"] == {"01": [[100, 0, 1, 0]]}
+    assert [entry["annotated"] for entry in index["images"]] == [False, True, False]
+    for name in ("01_000", "01_001"):
+        np.testing.assert_array_equal(label(place.image(name), "markers"), cells(12, 10) // 7)
+        validate(place.images / name / "labels/markers")
+    assert place.image("02_000").label("markers") is None
+
+
+def test_markers_of_another_shape_are_refused(place: Place) -> None:
+    for folder in ("01", "01_GT/SEG", "01_GT/TRA"):
+        (place.root / folder).mkdir(parents=True)
+    tifffile.imwrite(place.root / "01/t000.tif", noise(12, 10))
+    tifffile.imwrite(place.root / "01/t001.tif", noise(12, 10))
+    tifffile.imwrite(place.root / "01_GT/SEG/man_seg000.tif", cells(12, 10))
+    tifffile.imwrite(place.root / "01_GT/TRA/man_track001.tif", cells(10, 12))
+    with pytest.raises(
+        ValueError, match=r"t001.tif: .* 01_001 has \(12, 10\), its mask \(10, 12\)"
+    ):
+        place.prepare({"kind": "ctc", "every_frame": True})
+    assert not place.images.exists()
+
+
 def test_a_black_and_white_picture_is_stored_as_numbers(place: Place) -> None:
     place.add("a", np.eye(12, 10, dtype=bool), cells(12, 10))
     place.prepare(NAMED)

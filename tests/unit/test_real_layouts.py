@@ -69,17 +69,40 @@ def test_isbi2012_is_two_stacks_of_which_one_is_annotated(fetched: Fetched) -> N
         assert fetched.read("isbi2012", f"test-volume_{plane}")[1:] == (None, None)
 
 
-def test_u373_has_its_annotated_frames(fetched: Fetched) -> None:
+@pytest.fixture
+def outlined(fetched: Fetched) -> list[str]:
+    """Frames of phc-u373 that have outlines."""
+    found = fetched.sources("phc-u373").values()
+    return [
+        source.name
+        for source in found
+        if (masks(source) / f"man_seg{source.name[3:]}.tif").exists()
+    ]
+
+
+def masks(source: Source) -> Path:
+    """Folder of the outlines of a sequence."""
+    return source.file.parent.with_name(source.group + "_GT") / "SEG"
+
+
+def test_u373_has_all_its_frames_with_markers(fetched: Fetched, outlined: list[str]) -> None:
     found = fetched.sources("phc-u373")
-    assert len(found) == 19
     assert {source.group for source in found.values()} == {"02"}
-    frames = sorted(source.frame for source in found.values())
-    assert (frames[0], frames[-1]) == (10, 112)
+    assert [source.frame for source in found.values()] == list(range(115))
+    assert len(outlined) == 19
+    assert (outlined[0], outlined[-1]) == ("02_010", "02_112")
+    for name in ("02_000", *outlined[:3]):
+        read_markers = found[name].read_markers
+        assert read_markers is not None
+        assert np.unique(read_markers()).size > 4
+        assert (fetched.read("phc-u373", name)[1] is not None) == (name in outlined)
 
 
-def test_u373_leaves_out_the_surroundings_of_unlabelled_cells(fetched: Fetched) -> None:
+def test_u373_leaves_out_the_surroundings_of_unlabelled_cells(
+    fetched: Fetched, outlined: list[str]
+) -> None:
     not_annotated = set()
-    for name in fetched.sources("phc-u373"):
+    for name in outlined:
         pixels, classes, instances = fetched.read("phc-u373", name)
         assert (pixels.shape, pixels.dtype) == ((520, 696), np.uint8)
         assert classes is not None
@@ -92,8 +115,10 @@ def test_u373_leaves_out_the_surroundings_of_unlabelled_cells(fetched: Fetched) 
     assert not_annotated == {"026", "051", "085", "106"}
 
 
-def test_u373_outlines_no_cell_that_lies_wholly_in_the_frame_of_50_pixels(fetched: Fetched) -> None:
-    for name in fetched.sources("phc-u373"):
+def test_u373_outlines_no_cell_that_lies_wholly_in_the_frame_of_50_pixels(
+    fetched: Fetched, outlined: list[str]
+) -> None:
+    for name in outlined:
         _, classes, instances = fetched.read("phc-u373", name)
         assert classes is not None
         assert instances is not None

@@ -170,7 +170,11 @@ def test_a_key_with_one_letter_missing_is_refused_by_its_name(
         ({"train__steps": "many"}, "train.steps must be a valid integer, .*: got 'many'"),
         ({"model__dimensions": 4}, "model.dimensions must be 2 or 3: got 4"),
         ({"weights__sigma": -1}, "weights.sigma must be greater than 0: got -1"),
-        ({"split__folds": 2}, "split.folds must be greater than or equal to 3: got 2"),
+        ({"split__folds": 1}, "split.folds must be greater than or equal to 2: got 1"),
+        (
+            {"track__gap": 2},
+            "track: gap must have a max_distance: got gap 2 and max_distance 0; .*",
+        ),
         ({"split__run": [7]}, "split: run must name folds from 0 to 4: got .7."),
         ({"split": None}, "split must be a valid dictionary.*: got None"),
         ({"segment__threshold": 2}, "segment.threshold must be .*1.*: got 2"),

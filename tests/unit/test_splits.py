@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from unetflow.settings import SplitSettings
-from unetflow.splits import split
+from unetflow.splits import sequences, split, to_predict
 
 Image = dict[str, Any]
+HELD_OUT = ("test", "track")
 
 
 @st.composite
@@ -26,8 +28,9 @@ def datasets(draw: st.DrawFn, groups: int, smallest_group: int) -> list[Image]:
         for number in range(size):
             frame = start + step * number
             images.append(image(f"g{group}", frame, annotated=True))
-    for number in range(draw(st.integers(0, 4))):
-        images.append(image("g0", 1000 + number, annotated=False))
+    taken = {entry["frame"] for entry in images if entry["group"] == "g0"}
+    for frame in draw(st.sets(st.integers(0, 120), max_size=9)) - taken:
+        images.append(image("g0", frame, annotated=False))
     return draw(st.permutations(images))
 
 
@@ -82,8 +85,9 @@ def test_a_fold_knows_all_annotated_images_and_each_in_one_part(data: st.DataObj
     annotated = {entry["image"] for entry in images if entry["annotated"]}
     assert list(parts) == [*(f"fold{fold}" for fold in range(settings.folds)), "final"]
     for fold in range(settings.folds):
-        assert set(parts[f"fold{fold}"]) == annotated
-        assert set(parts[f"fold{fold}"].values()) == {"train", "validate", "test"}
+        known = {name: part for name, part in parts[f"fold{fold}"].items() if part != "track"}
+        assert set(known) == annotated
+        assert set(known.values()) == {"train", "validate", "test"}
 
 
 @examples(deadline=None)
@@ -114,7 +118,96 @@ def test_groups_are_never_divided(data: st.DataObject) -> None:
         parts_of = defaultdict(set)
         for name, part in parts[f"fold{fold}"].items():
             parts_of[group_of[name]].add(part)
-        assert all(len(found) == 1 for found in parts_of.values())
+        assert all(found <= {"test", "track"} or len(found) == 1 for found in parts_of.values())
+
+
+@examples(deadline=None)
+@given(st.data())
+def test_what_is_not_annotated_is_held_out_with_its_neighbours_in_one_fold(
+    data: st.DataObject,
+) -> None:
+    images, settings, parts = any_split(data, ("group", "block"))
+    rest = [entry["image"] for entry in images if not entry["annotated"]]
+    held = Counter(name for part in parts.values() for name, of in part.items() if of == "track")
+    assert held == dict.fromkeys(rest, 1)
+    for group in group_sizes(images):
+        ordered = sorted((entry["frame"], entry["image"]) for entry in images)
+        names = [name for _, name in ordered if name.startswith(f"{group}_")]
+        fold_of = [
+            next(f for f in range(settings.folds) if parts[f"fold{f}"].get(name) in HELD_OUT)
+            for name in names
+        ]
+        runs = [fold for fold, _ in groupby(fold_of)]
+        assert len(runs) == len(set(runs)), "a run of frames has a gap"
+
+
+@examples(deadline=None)
+@given(st.data())
+def test_images_that_stand_alone_are_not_followed(data: st.DataObject) -> None:
+    _, _, parts = any_split(data, ("image",))
+    assert all("track" not in part.values() for part in parts.values())
+
+
+@given(st.integers(2, 12), st.integers(2, 12), st.integers(0, 9))
+def test_of_two_sequences_one_is_tested_and_the_end_of_the_other_validates(
+    one: int, other: int, seed: int
+) -> None:
+    sizes = {"a": one, "b": other}
+    images = [image(group, frame) for group, size in sizes.items() for frame in range(size)]
+    parts = split(images, SplitSettings(unit="group", folds=2, seed=seed))
+    tested = []
+    for fold in ("fold0", "fold1"):
+        (group,) = {name[0] for name, part in parts[fold].items() if part == "test"}
+        (rest,) = set("ab") - {group}
+        in_order = [part for name, part in sorted(parts[fold].items()) if name[0] == rest]
+        last = max(1, sizes[rest] // 5)
+        assert in_order == ["train"] * (sizes[rest] - last) + ["validate"] * last
+        tested.append(group)
+    assert sorted(tested) == ["a", "b"]
+
+
+def test_one_image_cannot_train_and_validate() -> None:
+    images = [image("a", 0), image("b", 0), image("b", 1)]
+    with pytest.raises(ValueError, match=r"folds 2 must leave two images .*: got 1; annotate more"):
+        split(images, SplitSettings(unit="group", folds=2))
+
+
+def movie(annotated: set[int], frames: int = 12) -> list[Image]:
+    """Return the frames of a sequence, the last one first."""
+    return [image("g", frame, frame in annotated) for frame in reversed(range(frames))]
+
+
+def test_a_run_of_frames_is_predicted_where_it_is_tracked() -> None:
+    images = movie({2, 3, 7, 9})
+    parts = split(images, SplitSettings(unit="block", folds=4))
+    runs = {fold: to_predict(images, parts[f"fold{fold}"], track=True) for fold in range(4)}
+    frames = {fold: [int(name[-2:]) for name in names] for fold, names in runs.items()}
+    # Those before the first annotated frame go with it, in the order of the index.
+    assert frames == {0: [2, 1, 0], 1: [6, 5, 4, 3], 2: [8, 7], 3: [11, 10, 9]}
+    assert list(sequences(images, runs[1])["g"]) == [3, 4, 5, 6]
+    assert to_predict(images, parts["fold1"], track=False) == ["g_0003"]
+
+
+def test_final_predicts_whole_sequences_to_track_them() -> None:
+    images = [*movie({2, 3, 7}), image("all annotated", 0), image("none", 5, annotated=False)]
+    parts = split(images, SplitSettings(unit="image", folds=3))["final"]
+    new = [entry["image"] for entry in images if not entry["annotated"]]
+    assert to_predict(images, parts, track=False) == new
+    found = sequences(images, to_predict(images, parts, track=True))
+    assert {name: list(frames) for name, frames in found.items()} == {
+        "g": list(range(12)),
+        "none": [5],
+    }
+    assert found["g"][11] == "g_0011"
+
+
+@pytest.mark.parametrize(
+    ("frames", "match"), [([3, 4, 6], "in g got 6 after 4; use split.unit"), ([3, 3], "3 after 3")]
+)
+def test_frames_with_gaps_are_not_tracked(frames: list[int], match: str) -> None:
+    images = [image("g", frame) for frame in frames]
+    with pytest.raises(ValueError, match=match):
+        sequences(images, [entry["image"] for entry in images])
 
 
 @examples(deadline=None)

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import maximum_filter
 
+from unetflow.lineage import read_lineage
 from unetflow.metrics.contingency import contingency
 from unetflow.metrics.tracking import tracking_scores
-from unetflow.tracking import Tracks, read_lineage, write_result
+from unetflow.tracking import Tracks, write_result
 
 U373 = Path(__file__).parents[3] / "shared/data/PhC-C2DH-U373.zip"
 

@@ -191,5 +191,8 @@ def files_of(dataset: DatasetSettings) -> list[str]:
         if key in ("images", "masks", "labels", "files", "unannotated") and value
     ]
     root = Path(dataset.folder)
-    globs = {re.sub(r"\{(image|group)\}", "*", pattern) for pattern in patterns} or {"**/*.tif"}
+    globs = {re.sub(r"\{(image|group)\}", "*", pattern) for pattern in patterns} or {
+        "**/*.tif",
+        "**/man_track.txt",
+    }
     return sorted({str(path) for glob in globs for path in root.glob(glob) if path.is_file()})

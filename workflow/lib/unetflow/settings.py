@@ -97,6 +97,10 @@ class CtcLayout(Settings):
     ignore_unlabelled: bool = setting(
         True, "cells marked in TRA without outline in SEG are left out of training and scores"
     )
+    every_frame: bool = setting(
+        False,
+        "frames without outlines in SEG are images too, not annotated: what tracks run through",
+    )
     field_of_interest: int = setting(
         0,
         "frame of a picture in which whole cells have no outline (E of the challenge): what is "
@@ -216,7 +220,11 @@ class SplitSettings(Settings):
         "frames or planes, or only an image",
     )
     folds: int = setting(
-        5, "test on one of them, validate on the next, train on the rest", ge=3, le=50
+        5,
+        "test on one of them, validate on the next, train on the rest; with 2, the last fifth of "
+        "the images of the other one validates",
+        ge=2,
+        le=50,
     )
     run: Distinct | None = setting(
         None, "which folds to run; null: all. The model named final learns from those that ran"
@@ -623,6 +631,51 @@ class SegmentSettings(Settings):
     )
 
 
+class TrackSettings(Settings):
+    """From instances of successive frames to tracks."""
+
+    enabled: bool = setting(
+        False,
+        "link the instances of the frames of each sequence (group) of the dataset, all frames that "
+        "were held out together, and score them where the dataset has true tracks",
+    )
+    division: float = setting(
+        0.25,
+        "objects are the children of one of the frame before if each lies mostly in it and covers "
+        "at least this part of it; above 0.5 nothing divides",
+        gt=0,
+        le=1,
+    )
+    max_distance: float = setting(
+        0.0,
+        "what overlaps nothing is linked to what was lost within this distance of centroids; 0: "
+        "it begins a track",
+        "µm, or pixels where the image does not tell their size",
+        ge=0,
+    )
+    gap: int = setting(
+        0,
+        "within max_distance, a track may be lost in so many frames and be found as its own child",
+        "frames",
+        ge=0,
+    )
+    field_of_interest: int = setting(
+        0,
+        "frame of a picture: objects that lie wholly in it are not tracked (E of the challenge)",
+        "pixels",
+        ge=0,
+    )
+
+    @model_validator(mode="after")
+    def _gap_has_a_distance(self) -> Self:
+        if self.gap and not self.max_distance:
+            raise ValueError(
+                f"gap must have a max_distance: got gap {self.gap} and max_distance 0; set "
+                "track.max_distance to what objects move in a frame"
+            )
+        return self
+
+
 class EvaluateSettings(Settings):
     """Scores of the test images."""
 
@@ -657,6 +710,7 @@ class ExperimentSettings(Settings):
     train: TrainSettings = TrainSettings()
     predict: PredictSettings = PredictSettings()
     segment: SegmentSettings = SegmentSettings()
+    track: TrackSettings = TrackSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     automatic: tuple[Automatic, ...] = setting(
         (), "settings whose values a plan chooses from the data; those that are auto are added"

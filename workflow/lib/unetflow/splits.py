@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,15 +17,18 @@ Images = Sequence[dict[str, Any]]
 
 
 def split(images: Images, settings: SplitSettings) -> dict[str, dict[str, str]]:
-    """Part of each image ("train", "validate" or "test") in fold0, fold1, ... and final.
+    """Part of each image ("train", "validate", "test" or "track") in fold0, fold1, ... and final.
 
-    In fold f the test part is f, the validation part the next one, and the rest trains. `final`
-    trains on every annotated image, and its test part are the images without annotation.
+    In fold f the test part is f, the validation part the next one, and the rest trains; of two
+    folds, the last fifth of the images that are not tested validates. What is not annotated and was
+    held out with the test part, see `followers`, is in the part "track". `final` trains on every
+    annotated image, and its test part are the images without annotation.
 
     Raises
     ------
     ValueError
-        If there are fewer groups, frames or images than folds; the message names the remedy.
+        If there are fewer groups, frames or images than folds, or one image to train and validate
+        on; the message names the remedy.
     """
     annotated = [image for image in images if image["annotated"]]
     if not annotated:
@@ -33,16 +38,103 @@ def split(images: Images, settings: SplitSettings) -> dict[str, dict[str, str]]:
     for fold in range(settings.folds):
         following = (fold + 1) % settings.folds
         names = {fold: "test", following: "validate"}
-        parts[f"fold{fold}"] = {name: names.get(of, "train") for name, of in fold_of.items()}
+        part = {name: names.get(of, "train") for name, of in fold_of.items()}
+        if settings.folds == 2:
+            part |= dict.fromkeys(all_but_the_last_fifth(annotated, part), "train")
+        tracked = [name for name, of in followers(images, fold_of, settings).items() if of == fold]
+        parts[f"fold{fold}"] = part | dict.fromkeys(tracked, "track")
     parts["final"] = {image["image"]: "train" if image["annotated"] else "test" for image in images}
     return parts
 
 
-def assign(images: Images, settings: SplitSettings) -> dict[str, int]:
-    """Fold in which each image is tested."""
+def all_but_the_last_fifth(images: Images, part: Mapping[str, str]) -> list[str]:
+    """Images of the part "validate" that train where no other part is left to."""
+    rest = [image for image in in_order(images) if part[image["image"]] == "validate"]
+    if len(rest) < 2:
+        raise ValueError(
+            f"split.folds 2 must leave two images to train and validate on: got {len(rest)}; "
+            "annotate more images"
+        )
+    return [image["image"] for image in rest[: -max(1, len(rest) // 5)]]
+
+
+def followers(
+    images: Images, fold_of: Mapping[str, int], settings: SplitSettings
+) -> dict[str, int]:
+    """Fold in which each frame without annotation is held out with its annotated neighbours.
+
+    It goes with the annotated frame of its group before it, or the first one, so that runs of
+    frames that are held out together have no gaps. None where images stand alone.
+    """
+    if settings.unit == "image":
+        return {}
+    found: dict[str, int] = {}
+    for group in by_group(images).values():
+        known = [image for image in in_order(group) if image["image"] in fold_of]
+        frames = [int(image["frame"]) for image in known]
+        for image in group:
+            if known and image["image"] not in fold_of:
+                before = max(bisect(frames, int(image["frame"])) - 1, 0)
+                found[image["image"]] = fold_of[known[before]["image"]]
+    return found
+
+
+def by_group(images: Images) -> dict[str, list[dict[str, Any]]]:
+    """Images of each group."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for image in images:
         groups[image["group"]].append(image)
+    return groups
+
+
+def in_order(images: Images) -> list[dict[str, Any]]:
+    """Sort images by group and frame."""
+    return sorted(images, key=lambda image: (image["group"], int(image["frame"])))
+
+
+def to_predict(images: Images, part: Mapping[str, str], track: bool) -> list[str]:
+    """Images that the network of a split predicts, in the order of the index.
+
+    Those of the part "test"; to track, also those of the part "track", and all of a group in which
+    images without annotation are tested, as `final` does.
+    """
+    tested = [image for image in images if part.get(image["image"]) == "test"]
+    names = {image["image"] for image in tested}
+    if track:
+        whole = {image["group"] for image in tested if not image["annotated"]}
+        names |= {name for name, of in part.items() if of == "track"}
+        names |= {image["image"] for image in images if image["group"] in whole}
+    return [image["image"] for image in images if image["image"] in names]
+
+
+def sequences(images: Images, names: Sequence[str]) -> dict[str, dict[int, str]]:
+    """Frame numbers and names of the named images, for each group, in the order of frames.
+
+    Raises
+    ------
+    ValueError
+        If frames of a group do not follow each other without gaps.
+    """
+    chosen = set(names)
+    groups = by_group([image for image in in_order(images) if image["image"] in chosen])
+    for name, group in groups.items():
+        frames = [int(image["frame"]) for image in group]
+        for frame, following in pairwise(frames):
+            if following != frame + 1:
+                raise ValueError(
+                    f"frames to be tracked must follow each other, one image each: in {name} got "
+                    f"{following} after {frame}; use split.unit: group or block, and all frames of "
+                    "the dataset (layout.every_frame)"
+                )
+    return {
+        name: {int(image["frame"]): image["image"] for image in group}
+        for name, group in groups.items()
+    }
+
+
+def assign(images: Images, settings: SplitSettings) -> dict[str, int]:
+    """Fold in which each image is tested."""
+    groups = by_group(images)
     if settings.unit == "block":
         return blocks(groups, settings.folds)
     if settings.unit == "group":

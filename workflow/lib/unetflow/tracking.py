@@ -12,7 +12,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,11 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import KDTree
 from skimage.util import map_array
 
+from unetflow import axes as axis_rules
 from unetflow.metrics.contingency import contingency, marginal
-from unetflow.metrics.tracking import check_lineage
-from unetflow.store import replacing
+from unetflow.progress import log, track
+from unetflow.settings import TrackSettings
+from unetflow.store import open_image, replacing
 
 Labels = NDArray[np.integer]
 Linked = NDArray[np.uint32]
@@ -45,7 +47,7 @@ class Tracks(Iterable[Linked]):
 
     What is linked to nothing begins a track. Iterating yields a uint32 array for every frame, read
     only since the next is linked to it: two are held at a time. Tracks count from 1 as they begin;
-    `lineage`, int64 (tracks, 4) as in `metrics.tracking`, is that of the frames yielded so far.
+    `lineage`, int64 (tracks, 4), see `unetflow.lineage`, is that of the frames yielded so far.
 
     Parameters
     ----------
@@ -150,11 +152,12 @@ class Tracks(Iterable[Linked]):
         return np.asarray(map_array(frame, labels, track.astype(np.uint32)))
 
 
-def write_result(tracks: Tracks, folder: Path, sequence: str) -> Path:
+def write_result(tracks: Tracks, folder: Path, sequence: str, first: int = 0) -> Path:
     """Write `mask000.tif` and so on and `res_track.txt` as the challenge takes them; return where.
 
     That is the folder `01_RES` for sequence "01": complete or absent, and in place of an older one.
-    Masks are uint16, with a page for each plane; more than 1000 are numbered with 4 digits.
+    Masks are uint16, with a page for each plane; numbers of 1000 and more have 4 digits. Frames,
+    also those of the text, are numbered from `first`.
 
     Raises
     ------
@@ -173,31 +176,48 @@ def write_result(tracks: Tracks, folder: Path, sequence: str) -> Path:
             files.append(partial / f"{number}.tif")
             mask = frame.astype(np.uint16)
             tifffile.imwrite(files[-1], mask, photometric="minisblack", compression="lzw")
-        digits = max(3, len(str(len(files) - 1)))
-        for number, file in enumerate(files):
+        digits = max(3, len(str(first + len(files) - 1)))
+        for number, file in enumerate(files, start=first):
             file.rename(partial / f"mask{number:0{digits}}.tif")
-        np.savetxt(partial / "res_track.txt", tracks.lineage, fmt="%d")
+        lineage = tracks.lineage + np.array([0, first, first, 0])
+        np.savetxt(partial / "res_track.txt", lineage, fmt="%d")
     return result
 
 
-def read_lineage(path: Path) -> NDArray[np.int64]:
-    """Return the lineage in a text of the challenge, such as `man_track.txt`.
+def track_images(
+    sequences: Mapping[str, Mapping[int, Path]], output: Path, settings: TrackSettings
+) -> None:
+    """Write the tracks of several sequences into one folder, complete or absent.
 
-    Raises
-    ------
-    ValueError
-        If a line is not four integers, or they make no lineage, see `check_lineage`.
+    Parameters
+    ----------
+    sequences : mapping of sequence to its segmented frames (OME-Zarr) by their numbers, in order
+    output : Path
+        A folder for each, see `write_result`.
     """
-    rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
-    for number, row in enumerate(rows, start=1):
-        if len(row) != 4 or not all(part.isdecimal() for part in row):
-            raise ValueError(
-                f"{path}, line {number}: a track must be four integers, its label, begin, end and "
-                f"parent: got {' '.join(row)!r}; correct the line"
+    with replacing(output) as partial:
+        partial.mkdir()
+        for name, frames in sequences.items():
+            first = open_image(next(iter(frames.values())))
+            axes = axis_rules.spatial(first.axes)
+            tracks = Tracks(
+                (
+                    interesting(np.asarray(open_image(path).array[...]), settings.field_of_interest)
+                    for path in track(frames.values(), f"tracking {name}", len(frames))
+                ),
+                division=settings.division,
+                max_distance=settings.max_distance,
+                gap=settings.gap,
+                spacing=axis_rules.voxel_size(axes, first.voxel_size_um) or (1.0,),
             )
-    lineage = np.array(rows, np.int64).reshape(-1, 4)
-    check_lineage(lineage, str(path))
-    return lineage
+            write_result(tracks, partial, name, min(frames))
+            log(f"{name}: {len(tracks.lineage)} tracks in {len(frames)} frames")
+
+
+def interesting(instances: Labels, frame: int) -> Labels:
+    """Instances without those that lie wholly in a frame of the picture, so many pixels wide."""
+    rows, columns = (slice(frame, extent - frame) for extent in instances.shape[-2:])
+    return np.where(np.isin(instances, instances[..., rows, columns]), instances, 0)
 
 
 def _best(old: Labels, new: Labels, gain: NDArray[np.float64]) -> NDArray[np.intp]:

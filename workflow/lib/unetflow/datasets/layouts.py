@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import label
 
@@ -26,6 +27,7 @@ from unetflow.datasets.files import (
 )
 from unetflow.datasets.patterns import matching, safe
 from unetflow.datasets.synthetic import synthesize
+from unetflow.lineage import read_lineage
 from unetflow.settings import (
     CtcLayout,
     DatasetSettings,
@@ -54,6 +56,8 @@ class Source:
         For error messages.
     read : function
         Returns pixels, classes or None, instances or None.
+    read_markers : function, or None
+        Returns the markers of the true tracks that are in this frame.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Source:
     frame: int
     file: Path
     read: Callable[[], Labelled]
+    read_markers: Callable[[], Mask] | None = None
 
 
 def sources(dataset: DatasetSettings, root: Path) -> Iterator[Source]:
@@ -81,6 +86,19 @@ def sources(dataset: DatasetSettings, root: Path) -> Iterator[Source]:
     if isinstance(layout, Hdf5Layout):
         return hdf5(layout, root)
     return synthetic(layout, root)
+
+
+def lineages(dataset: DatasetSettings, root: Path) -> dict[str, NDArray[np.int64]]:
+    """True lineage of each sequence of the challenge that has one, by its name.
+
+    Raises
+    ------
+    ValueError
+        If a file holds no lineage.
+    """
+    found = sorted(root.glob("**/[0-9][0-9]_GT/TRA/man_track.txt"))
+    ctc = isinstance(dataset.layout, CtcLayout)
+    return {path.parts[-3].removesuffix("_GT"): read_lineage(path) for path in found if ctc}
 
 
 def stacks(layout: StackLayout, root: Path) -> Iterator[Source]:
@@ -120,7 +138,7 @@ def read_stack(
 
 
 def cell_tracking(layout: CtcLayout, root: Path) -> Iterator[Source]:
-    """Annotated frames of each sequence of the challenge; all frames of one without truth."""
+    """Outlined or all frames of each sequence of the challenge; all of one without truth."""
     folders = sorted(path for path in root.glob("**/[0-9][0-9]") if path.is_dir())
     if not folders:
         raise ValueError(
@@ -128,20 +146,35 @@ def cell_tracking(layout: CtcLayout, root: Path) -> Iterator[Source]:
         )
     for folder in folders:
         truth = folder.with_name(folder.name + "_GT")
-        yield from annotated_frames(folder, truth, layout) if truth.is_dir() else frames(folder)
+        if not truth.is_dir():
+            yield from frames(folder)
+            continue
+        outlined = list(outlined_frames(folder, truth, layout))
+        numbers = {source.frame for source in outlined}
+        others = frames(folder) if layout.every_frame else ()
+        found = [*outlined, *(source for source in others if source.frame not in numbers)]
+        yield from sorted(found, key=lambda source: source.name)
 
 
 def frames(folder: Path) -> Iterator[Source]:
-    """Frames of a sequence without truth."""
-    found = sorted(folder.glob("t*.tif"))
+    """All frames of a sequence, without outlines."""
+    found = sorted(folder.glob("t[0-9]*.tif"))
     if not found:
         raise ValueError(f"{folder}: must hold frames such as t000.tif: found none; fetch it again")
-    for number, path in enumerate(found):
-        name = f"{folder.name}_{path.stem[1:]}"
-        yield Source(name, folder.name, number, path, partial(read_stack, path, None, {}))
+    for path in found:
+        frame = path.stem[1:]
+        read = partial(read_stack, path, None, {})
+        markers = markers_of(folder, frame)
+        yield Source(f"{folder.name}_{frame}", folder.name, int(frame), path, read, markers)
 
 
-def annotated_frames(folder: Path, truth: Path, layout: CtcLayout) -> Iterator[Source]:
+def markers_of(folder: Path, frame: str, plane: int | None = None) -> Callable[[], Mask] | None:
+    """Return what reads the markers of the true tracks in a frame; None where there are none."""
+    path = folder.with_name(folder.name + "_GT") / "TRA" / f"man_track{frame}.tif"
+    return partial(read_picture, path, plane) if path.is_file() else None
+
+
+def outlined_frames(folder: Path, truth: Path, layout: CtcLayout) -> Iterator[Source]:
     """Frames of a sequence that have outlines, or the planes of frames that have."""
     masks = sorted((truth / "SEG").glob("man_seg*.tif"))
     if not masks:
@@ -156,10 +189,16 @@ def annotated_frames(folder: Path, truth: Path, layout: CtcLayout) -> Iterator[S
                 f"{pixels}: a mask must have its frame: found none for {mask.name}; fetch it again"
             )
         track = truth / "TRA" / f"man_track{frame}.tif" if layout.ignore_unlabelled else None
+        if planes and layout.every_frame:
+            raise ValueError(
+                f"{mask}: with layout.every_frame outlines must be of whole frames: got those of a "
+                "plane; leave layout.every_frame out"
+            )
         plane = int(planes[0]) if planes else None
         name = "_".join([folder.name, frame, *planes])
         read = partial(read_tracked, pixels, mask, track, plane, layout.field_of_interest)
-        yield Source(name, folder.name, int(frame), pixels, read)
+        markers = markers_of(folder, frame, plane)
+        yield Source(name, folder.name, int(frame), pixels, read, markers)
 
 
 def read_tracked(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetflow.datasets.files import Mask, Pixels
-from unetflow.datasets.layouts import Labelled, Source, sources, unique
+from unetflow.datasets.layouts import Labelled, Source, lineages, sources, unique
 from unetflow.progress import track
 from unetflow.separation import separate
 from unetflow.settings import DatasetSettings
@@ -26,11 +26,13 @@ def prepare(dataset: DatasetSettings, root: Path, images: Path, index: Path, key
         Where the dataset's files lie.
     images : Path
         Folder of OME-Zarr images, complete or absent: labels/classes is uint8 with 255 = not
-        annotated, labels/instances uint32 with 0 = background, where known.
+        annotated, labels/instances uint32 with 0 = background, labels/markers uint32 with the
+        labels of true tracks, where known.
     index : Path
         JSON: `key`, `class_names`, `class_counts` (pixels per class, all images together),
-        `separated_class_counts` (the same once a line divides touching objects) and
-        `images`, a list of name, group, frame, axes, shape, dtype, voxel size, annotated, sha256.
+        `separated_class_counts` (the same once a line divides touching objects), `lineages` (of
+        the groups whose true tracks are known, see `lineage`) and `images`, a list of name,
+        group, frame, axes, shape, dtype, voxel size, annotated, sha256.
     key : str
         Says what the index was made from.
 
@@ -40,6 +42,7 @@ def prepare(dataset: DatasetSettings, root: Path, images: Path, index: Path, key
         One line that names the file, for a picture or mask that cannot be used.
     """
     found = unique(sources(dataset, root))
+    tracks = lineages(dataset, root)
     entries = []
     counts = np.zeros((2, len(dataset.class_names)), np.int64)
     with replacing(images) as partial:
@@ -56,6 +59,7 @@ def prepare(dataset: DatasetSettings, root: Path, images: Path, index: Path, key
             "class_names": dataset.class_names,
             "class_counts": counts[0].tolist(),
             "separated_class_counts": counts[1].tolist(),
+            "lineages": {group: lineage.tolist() for group, lineage in tracks.items()},
             "images": entries,
         },
     )
@@ -83,7 +87,11 @@ def write_source(
             counts[which] = np.bincount(labels.ravel(), minlength=256)[: counts.shape[1]]
     if instances is not None:
         add_label(path, "instances", axes, instances.astype(np.uint32), size)
-    parts = [part for part in (pixels, classes, instances) if part is not None]
+    markers = None if source.read_markers is None else source.read_markers()
+    if markers is not None:
+        check_mask(source, markers, pixels.shape)
+        add_label(path, "markers", axes, markers.astype(np.uint32), size)
+    parts = [part for part in (pixels, classes, instances, markers) if part is not None]
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
     entry = {
         "image": source.name,
@@ -127,24 +135,29 @@ def checked(
             "remove it"
         )
     for mask in (classes, instances):
-        if mask is None:
-            continue
-        if mask.shape != pixels.shape:
-            raise ValueError(
-                f"{file}: a mask must have the shape of its image: {name} has {pixels.shape}, its "
-                f"mask {mask.shape}; export the mask again"
-            )
-        if np.issubdtype(mask.dtype, np.floating) and not (mask == np.round(mask)).all():
-            raise ValueError(
-                f"{file}: mask values must be whole numbers: the mask of {name} has fractions"
-            )
-        if mask.min() < 0 or mask.max() > np.iinfo(np.uint32).max:
-            raise ValueError(
-                f"{file}: object ids must be from 0 to 4294967295: the mask of {name} has "
-                f"{mask.min()} to {mask.max()}; relabel it"
-            )
+        if mask is not None:
+            check_mask(source, mask, pixels.shape)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8)
     if instances is not None and classes is None:
         classes = (instances > 0).astype(np.uint8)
     return pixels, classes, instances
+
+
+def check_mask(source: Source, mask: Mask, shape: tuple[int, ...]) -> None:
+    """Refuse a mask that is none of a picture of this shape, see `checked`."""
+    file, name = source.file, source.name
+    if mask.shape != shape:
+        raise ValueError(
+            f"{file}: a mask must have the shape of its image: {name} has {shape}, its mask "
+            f"{mask.shape}; export the mask again"
+        )
+    if np.issubdtype(mask.dtype, np.floating) and not (mask == np.round(mask)).all():
+        raise ValueError(
+            f"{file}: mask values must be whole numbers: the mask of {name} has fractions"
+        )
+    if mask.min() < 0 or mask.max() > np.iinfo(np.uint32).max:
+        raise ValueError(
+            f"{file}: object ids must be from 0 to 4294967295: the mask of {name} has "
+            f"{mask.min()} to {mask.max()}; relabel it"
+        )

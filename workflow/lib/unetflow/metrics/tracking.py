@@ -4,9 +4,7 @@ A tracked sequence is a graph: its vertices are the objects of every frame, its 
 objects of successive frames, and the last object of a parent with the first of each child. DET and
 TRA say how much of the work of drawing the true graph the predicted one saves.
 
-A lineage is an integer array of shape (tracks, 4), a row per track, as in `man_track.txt`: its
-label, the first and the last frame it is in (from 0), and the label of its parent, 0 = none. A
-track is in every frame from the first to the last: a cell that comes back after a gap is a child.
+Lineages are those of `lineage`.
 
 References
 ----------
@@ -24,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from unetflow.lineage import check_lineage
 from unetflow.metrics.contingency import Contingency, marginal, ratio
 from unetflow.metrics.instances import object_ious
 
@@ -140,32 +139,6 @@ def graph_operations(
         "vertices": true.count,
         "edges": len(key),
     }
-
-
-def check_lineage(lineage: NDArray[np.integer], name: str) -> None:
-    """Refuse what is no lineage; `name` says in the message which one it is.
-
-    Raises
-    ------
-    ValueError
-        If it is no integer array of shape (tracks, 4), if a label is below 1 or occurs twice, or
-        a track ends before it begins, begins before frame 0, or before its parent has ended.
-    """
-    if not (lineage.ndim == 2 and lineage.shape[1] == 4 and lineage.dtype.kind in "iu"):
-        raise ValueError(
-            f"{name}: a lineage must be integers of shape (tracks, 4): got {lineage.dtype} of "
-            f"shape {lineage.shape}; give a row of label, begin, end and parent for each track"
-        )
-    ends: dict[int, int] = {}
-    for label, begin, end, parent in sorted(lineage.tolist(), key=lambda row: row[1]):
-        unique, ended = label not in ends, ends.get(parent, begin) < begin
-        if not (label > 0 and unique and 0 <= begin <= end and (ended or parent == 0)):
-            raise ValueError(
-                f"{name}: every track must have a label above 0 of its own, 0 <= begin <= end, and "
-                f"as parent 0 or a track that ends before: got label {label}, begin {begin}, "
-                f"end {end}, parent {parent}; correct this row, or that of its parent"
-            )
-        ends[label] = end
 
 
 @dataclass(frozen=True, eq=False)
