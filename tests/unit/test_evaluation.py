@@ -244,6 +244,17 @@ def test_a_table_has_a_row_per_image_and_metric(tmp_path: Path) -> None:
         assert found == pytest.approx(evaluated(paths), rel=1e-5)
 
 
+def test_scores_of_sequences_are_rows_beside_those_of_images(tmp_path: Path) -> None:
+    labels = {"experiment": "demo", "split": "fold0", "seed": "0"}
+    output, tracked = tmp_path / "metrics.tsv", {"02 frames 3-9": {"det": 0.5, "tra": 0.25}}
+    evaluate_images({}, labels, output, MODEL, EvaluateSettings(), tracked)
+    table = pd.read_csv(output, sep="\t", dtype=str)
+    assert table.to_dict("records") == [
+        {**labels, "image": "02 frames 3-9", "metric": metric, "value": value}
+        for metric, value in (("det", "0.5"), ("tra", "0.25"))
+    ]
+
+
 def volume_table(root: Path, truth: Path, state: str = "done") -> pd.DataFrame:
     """Scores of a volume as they were written."""
     paths = {name: root / name for name in ("prediction", "segmentation")} | {"truth": truth}

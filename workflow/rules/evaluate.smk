@@ -5,6 +5,7 @@ rule evaluate_images:
         index=of_dataset("index.json"),
         prediction=rules.predict_images.output.prediction,
         segmentation=rules.segment_images.output.segmentation,
+        tracks=tracks_to_score,
         facts=rules.train_model.output.facts,
     output:
         metrics="<results>/experiments/{experiment}/{split}/seed{seed}/metrics.tsv",
@@ -19,6 +20,7 @@ rule evaluate_images:
         code=code("evaluate_images.py"),
         settings=section("evaluate"),
         test=lambda wildcards: images_in(wildcards.experiment, wildcards.split, "test"),
+        sequences=tracked_sequences,
     script:
         "../scripts/evaluate_images.py"
 

@@ -92,6 +92,14 @@ def images_in(experiment, split, part):
     return [image for image, its_part in parts.items() if its_part == part]
 
 
+def predicted_images(wildcards):
+    """Images that the network of a split predicts: those it tests, and frames to be tracked."""
+    name = wildcards.experiment
+    images = index_of(dataset_name_of(name))["images"]
+    part = parts_of(name, dataset_key(dataset_name_of(name)))[wildcards.split]
+    return splits.to_predict(images, part, EXPERIMENTS[name].track.enabled)
+
+
 def settings_to_plan(experiment):
     """Sections that the plan of a training depends on."""
     parts = {
@@ -230,6 +238,25 @@ def image_prediction(wildcards):
     return settings.model_dump(mode="json", exclude=NOT_OF_IMAGES)
 
 
+def tracked_sequences(wildcards):
+    """Frames of each sequence to be tracked; none where no tracks are wanted."""
+    name = wildcards.experiment
+    if not EXPERIMENTS[name].track.enabled:
+        return {}
+    images = index_of(dataset_name_of(name))["images"]
+    try:
+        return splits.sequences(images, predicted_images(wildcards))
+    except ValueError as error:
+        raise WorkflowError(f"experiment {name}: {error}") from None
+
+
+def tracks_to_score(wildcards):
+    """Tracks of a split, where they are wanted."""
+    if not EXPERIMENTS[wildcards.experiment].track.enabled:
+        return []
+    return expand(rules.track_images.output.tracks, **wildcards)
+
+
 def prediction_tile(wildcards):
     """Tile of prediction per axis; none where it is chosen for each image."""
     experiment = settled(wildcards.experiment)
@@ -329,7 +356,11 @@ def unannotated_predictions(_wildcards):
         for name, experiment in CHOSEN.items()
         if experiment.predict.unannotated and images_in(name, "final", "test")
         for path in expand(
-            rules.segment_images.output.segmentation,
+            (
+                rules.track_images.output.tracks
+                if experiment.track.enabled
+                else rules.segment_images.output.segmentation
+            ),
             experiment=name,
             split="final",
             seed=experiment.train.seeds,

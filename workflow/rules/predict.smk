@@ -24,7 +24,7 @@ rule predict_images:
     params:
         code=predict_code,
         settings=image_prediction,
-        test=lambda wildcards: images_in(wildcards.experiment, wildcards.split, "test"),
+        test=predicted_images,
     script:
         "../scripts/predict_images.py"
 

@@ -20,9 +20,31 @@ rule segment_images:
     params:
         code=code("segment_images.py"),
         settings=section("segment"),
-        test=lambda wildcards: images_in(wildcards.experiment, wildcards.split, "test"),
+        test=predicted_images,
     script:
         "../scripts/segment_images.py"
+
+
+rule track_images:
+    """Link the instances of the frames of each sequence of a split."""
+    input:
+        index=of_dataset("index.json"),
+        segmentation=rules.segment_images.output.segmentation,
+    output:
+        tracks=directory("<results>/experiments/{experiment}/{split}/seed{seed}/tracks"),
+    log:
+        "<logs>/track/{experiment}/{split}/seed{seed}.log",
+    benchmark:
+        "<costs>/track/{experiment}/{split}_seed{seed}.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        code=code("track_images.py"),
+        settings=section("track"),
+        sequences=tracked_sequences,
+    script:
+        "../scripts/track_images.py"
 
 
 rule segment_part:

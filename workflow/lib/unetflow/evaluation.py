@@ -52,6 +52,7 @@ def evaluate_images(
     output: Path,
     model: Mapping[str, Any],
     settings: EvaluateSettings,
+    tracked: Mapping[str, Mapping[str, float]] | None = None,
 ) -> None:
     """Write the scores of several images as a TSV with a row per image and metric.
 
@@ -64,6 +65,8 @@ def evaluate_images(
         What stands in the first columns of each row, such as experiment, split and seed.
     model : mapping
         Its `model.json`, for the classes and the number of dimensions.
+    tracked : mapping, optional
+        Further scores, of sequences by their names, see `track_scores`.
     """
     rows = []
     for name, paths in track(images.items(), "scoring images", len(images)):
@@ -80,6 +83,11 @@ def evaluate_images(
         together = {**labels, "image": f"all of {labels['split']}"}
         scores = score_challenge([(paths[0], paths[1]) for paths in images.values()], settings)
         rows += [{**together, "metric": key, "value": value} for key, value in scores.items()]
+    rows += [
+        {**labels, "image": name, "metric": key, "value": value}
+        for name, scores in (tracked or {}).items()
+        for key, value in scores.items()
+    ]
     table = pd.DataFrame(rows, columns=[*labels, "image", "metric", "value"])
     write_text(output, str(table.to_csv(sep="\t", index=False, float_format="%.6g")))
 

@@ -159,5 +159,5 @@ def components(
 
     for index in seams.blocks:
         label_block(seams, index, divide, labels, folder)
-    ids = join(seams, folder, least_iou=0).ids
+    ids = join(seams, dict.fromkeys(seams.blocks, folder), least_iou=0).ids
     return lambda index: ids[index][np.asarray(labels[seams.core(index)])]

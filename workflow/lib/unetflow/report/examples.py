@@ -62,7 +62,12 @@ def unannotated(name: str, runs: Sequence[Run], images: Path) -> Iterator[dict[s
     """Yield some of the images without truth that the final network predicted."""
     run = next(run for run in runs if run.split == "final")
     prediction = run.folder / "prediction.ome.zarr"
-    found = sorted(path.name for path in prediction.glob("*") if path.is_dir())
+    # To track a sequence its annotated frames are predicted too.
+    found = sorted(
+        path.name
+        for path in prediction.glob("*")
+        if path.is_dir() and not (images / path.name / "labels/classes").exists()
+    )
     # Evenly spread over the images, since neighbours in a stack look alike.
     shown = {round(place) for place in np.linspace(0, len(found) - 1, UNANNOTATED)}
     for number in sorted(shown) if found else ():

@@ -52,6 +52,26 @@ MEANINGS: tuple[tuple[str, str, bool, str], ...] = (
         "half of it, 0 where none does, averaged over objects. 1 is perfect.",
     ),
     (
+        "seg",
+        "SEG of tracks",
+        True,
+        "The same over all true objects of a tracked sequence together. 1 is perfect.",
+    ),
+    (
+        "det",
+        "DET",
+        True,
+        "How much of the work of marking every true object the found ones save: objects missed, "
+        "invented and joined lower it. 1 is perfect.",
+    ),
+    (
+        "tra",
+        "TRA",
+        True,
+        "The same of marking and following them: wrong and missing links lower it too. 1 is "
+        "perfect.",
+    ),
+    (
         "f1",
         "F1 at IoU 0.5",
         True,
