@@ -1,4 +1,4 @@
-"""One environment, described four times: pyproject, constraints, conda and make agree."""
+"""One environment, described five times: pyproject, constraints, conda, make and images agree."""
 
 from __future__ import annotations
 
@@ -98,3 +98,27 @@ def test_make_installs_what_conda_installs() -> None:
     recipe = next(line for line in makefile.splitlines() if "pip install" in line)
     assert "--constraint constraints.txt" in recipe
     assert "--editable '.[dev]'" in recipe
+
+
+CONTAINERS = ROOT / "resources/containers"
+
+
+@pytest.mark.parametrize("recipe", ["Dockerfile", "unetflow.def"])
+def test_images_install_this_project_with_its_constraints(recipe: str) -> None:
+    text = (CONTAINERS / recipe).read_text("utf-8")
+    version = conda()["dependencies"][0].split("=")[1]
+    assert f"rom python:{version}-slim" in text.replace(": ", " ").replace("FROM", "From")
+    install = next(line for line in text.splitlines() if "pip install" in line)
+    assert "--constraint /opt/unetflow/constraints.txt" in install
+    extras = set(install.split("[")[1].split("]")[0].split(","))
+    assert extras <= set(project()["optional-dependencies"])
+    for path in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "workflow/lib"):
+        assert path in text
+        assert (ROOT / path).exists()
+    assert "PYTHONPATH=workflow/lib" in text
+
+
+def test_the_workflow_names_the_image_of_this_version() -> None:
+    image = f"unetflow:{project()['version']}"
+    assert f'container: "docker://{image}"' in (ROOT / "Snakefile").read_text("utf-8")
+    assert f"-t {image} ." in (CONTAINERS / "Dockerfile").read_text("utf-8")

@@ -14,7 +14,8 @@ from unetflow.provenance import code_digest
 from unetflow.settings import RunSettings
 from unetflow.store import read_json
 
-ROOT = Path(workflow.basedir)
+# Not workflow.basedir: as a module of another workflow that is where the other one lies.
+ROOT = Path(str(workflow.current_basedir)).parents[1]
 SCRIPTS = ROOT / "workflow/scripts"
 REGISTRY = ROOT / "resources/datasets"
 
