@@ -59,13 +59,13 @@ rule segment_part:
                 "<results>/archives/{archive}/{volume}/label_blocks/{part}_of_{parts}"
             )
         ),
-    wildcard_constraints:
-        part=r"\d+",
-        parts=r"\d+",
     log:
         "<logs>/segment/archives/{archive}/{volume}/{part}_of_{parts}.log",
     benchmark:
         "<costs>/segment/archives/{archive}/{volume}_{part}_of_{parts}.tsv"
+    wildcard_constraints:
+        part=r"\d+",
+        parts=r"\d+",
     resources:
         mem_mb=segmentation_mb,
         runtime=240,
