@@ -20,6 +20,11 @@ REACH = 32
 NOTHING, UNKNOWN = np.int16(2**15 - 1), np.int16(-(2**15))
 """How far an object is where none is within reach, and where that was not asked for yet."""
 
+AROUND = np.argwhere(np.ones((5, 5, 5), np.bool_)) - 2
+AROUND = AROUND[(AROUND**2).sum(axis=1) <= 4]
+AROUND = AROUND[np.argsort((AROUND**2).sum(axis=1), kind="stable")][1:]
+"""Steps to the pixels up to 2 away, the nearest first."""
+
 
 def thin(labels: NDArray[np.integer]) -> NDArray[np.integer]:
     """Labels grown over the background until they touch, so that border width does not count.
@@ -90,14 +95,48 @@ def nearest_labels(
     volume = np.ascontiguousarray(labels, np.uint32 if small else np.uint64)
     volume = volume.reshape((1,) * (3 - labels.ndim) + labels.shape)
     found = np.zeros(np.count_nonzero(where), volume.dtype)
-    if len(found):
+    asked = where.reshape(volume.shape)
+    # What is missed is mostly a rim, for which to look around is fastest.
+    around = AROUND[(AROUND**2).sum(axis=1) <= reach**2]
+    if _nearest_around(volume, asked, around, found):
         along = np.empty(volume.shape, np.int16)
         tiles = np.zeros([-(-extent // reach) for extent in volume.shape], np.bool_)
         _nearest_in_rows(volume, reach, along, tiles)
         near = ndimage.binary_dilation(tiles, np.ones((3, 3, 3), np.bool_))
         across = np.full(volume.shape, UNKNOWN)
-        _nearest(volume, where.reshape(volume.shape), reach, along, across, near, found)
+        _nearest(volume, asked, reach, along, across, near, found)
     return found
+
+
+@njit(nogil=True, cache=True)
+def _nearest_around(labels, where, around, found):  # type: ignore[no-untyped-def]
+    """Write the nearest label of each chosen pixel, 0 where there is none; return how many are."""
+    planes, rows, columns = labels.shape
+    place, left = 0, 0
+    for z in range(planes):
+        for y in range(rows):
+            for x in range(columns):
+                if not where[z, y, x]:
+                    continue
+                label, farthest = labels[z, y, x], 0 if labels[z, y, x] > 0 else 2**15
+                for step in range(len(around)):
+                    dz, dy, dx = around[step, 0], around[step, 1], around[step, 2]
+                    square = dz * dz + dy * dy + dx * dx
+                    if square > farthest:
+                        break
+                    plane, row, column = z + dz, y + dy, x + dx
+                    if (
+                        0 <= plane < planes
+                        and 0 <= row < rows
+                        and 0 <= column < columns
+                        and labels[plane, row, column] > 0
+                        and (label == 0 or labels[plane, row, column] < label)
+                    ):
+                        label, farthest = labels[plane, row, column], square
+                found[place] = label
+                place += 1
+                left += label == 0
+    return left
 
 
 @njit(nogil=True, cache=True)
@@ -129,7 +168,7 @@ def _nearest_in_rows(labels, reach, along, tiles):  # type: ignore[no-untyped-de
 
 @njit(nogil=True, cache=True)
 def _nearest(labels, where, reach, along, across, near, found):  # type: ignore[no-untyped-def]
-    """Write the nearest label of each chosen pixel: the best of what is near in its planes."""
+    """Write the nearest label of each pixel that has none yet: the best of what its planes have."""
     planes, rows, columns = labels.shape
     place = -1
     for z in range(planes):
@@ -138,7 +177,7 @@ def _nearest(labels, where, reach, along, across, near, found):  # type: ignore[
                 if not where[z, y, x]:
                     continue
                 place += 1
-                if not near[z // reach, y // reach, x // reach]:
+                if found[place] > 0 or not near[z // reach, y // reach, x // reach]:
                     continue
                 best, label = reach * reach, labels.dtype.type(0)
                 for dz in range(reach + 1):
