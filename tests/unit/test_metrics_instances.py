@@ -157,6 +157,19 @@ def test_a_crowd_of_contested_objects_is_matched_one_to_one() -> None:
     assert scores["panoptic_quality"] == pytest.approx(1 / 7)
 
 
+def test_groups_of_contested_objects_are_matched_apart() -> None:
+    """A chain of three by two objects, two halves, a whole, and two objects in one."""
+    chain = ([1] * 4 + [2] * 4 + [3] * 4, [1] * 2 + [2] * 4 + [3] * 4 + [4] * 2)
+    rest = ([4, 4, 5, 6, 7], [5, 6, 7, 8, 8])
+    truth, prediction = (np.array(one + other) for one, other in zip(chain, rest, strict=True))
+    for threshold in (0.2, 0.3, 0.5):
+        pairs, total = best_assignment(iou_matrix(truth, prediction), threshold)
+        scores = matching(contingency(truth, prediction), threshold)
+        assert scores["tp"] == pairs
+        both = scores["tp"] + scores["fp"] / 2 + scores["fn"] / 2
+        assert scores["panoptic_quality"] == pytest.approx(total / both)
+
+
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 0.9])
 @pytest.mark.parametrize(
     ("truth", "prediction", "rate"),

@@ -20,9 +20,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+
+Marginal = tuple[NDArray[np.integer], NDArray[np.int64], NDArray[np.intp]]
+"""Labels of one side, their pixels, and the position of each cell's label among them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,17 +50,25 @@ class Contingency:
         """Number of pixels counted, background included."""
         return int(self.count.sum())
 
+    @cached_property
+    def truth_marginal(self) -> Marginal:
+        """True labels, their pixels, and which of them each cell has, see `marginal`."""
+        return marginal(self.truth_label, self.count)
+
+    @cached_property
+    def prediction_marginal(self) -> Marginal:
+        """Predicted labels, their pixels, and which of them each cell has, see `marginal`."""
+        return marginal(self.prediction_label, self.count)
+
     @property
     def truth_sizes(self) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
         """True labels in ascending order, 0 among them where it occurs, and their pixels."""
-        labels, sizes, _ = marginal(self.truth_label, self.count)
-        return labels, sizes
+        return self.truth_marginal[:2]
 
     @property
     def prediction_sizes(self) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
         """Predicted labels in ascending order, 0 among them where it occurs, and their pixels."""
-        labels, sizes, _ = marginal(self.prediction_label, self.count)
-        return labels, sizes
+        return self.prediction_marginal[:2]
 
     def where(self, cells: NDArray[np.bool_]) -> Contingency:
         """Return the table of these cells only, for a bool array of shape (cells,)."""
@@ -165,9 +177,7 @@ def combined(tables: Sequence[Contingency]) -> Contingency:
     return Contingency(truth[new], prediction[new], sums)
 
 
-def marginal(
-    labels: NDArray[np.integer], count: NDArray[np.int64]
-) -> tuple[NDArray[np.integer], NDArray[np.int64], NDArray[np.intp]]:
+def marginal(labels: NDArray[np.integer], count: NDArray[np.int64]) -> Marginal:
     """Sum the counts of each label.
 
     Parameters
@@ -351,8 +361,7 @@ class _Cells:
 
 
 def _cells(table: Contingency) -> _Cells:
-    _, truth, row = marginal(table.truth_label, table.count)
-    _, prediction, column = marginal(table.prediction_label, table.count)
+    (_, truth, row), (_, prediction, column) = table.truth_marginal, table.prediction_marginal
     # float64, since squared sizes of a large volume overflow int64.
     count = table.count.astype(np.float64)
     return _Cells(
