@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,28 @@ from skimage.measure import label
 from skimage.metrics import adapted_rand_error
 
 from unetflow.evaluation import evaluate_image, evaluate_images, evaluate_volume
+from unetflow.metrics.contingency import contingency, v_rand
+from unetflow.metrics.instances import mean_iou
 from unetflow.metrics.membranes import challenge_scores
-from unetflow.scoring import score_plane
+from unetflow.scoring import score_objects, score_plane, score_surfaces
 from unetflow.settings import EvaluateSettings
 from unetflow.store import NOT_ANNOTATED, add_label, create_image, open_image, write_json
-from unetflow.summaries import check_archive, merge_metrics, summarise, summarise_archive
+from unetflow.summaries import (
+    check_archive,
+    merge_curves,
+    merge_metrics,
+    summarise,
+    summarise_archive,
+)
 
 NAMES = ("background", "cell")
 MODEL = {"class_names": NAMES, "network": {"dimensions": 2}}
 # What is best at 1, and what at 0; the parts of v_rand and v_info are among the first.
 BEST_AT_1 = ("dice_background", "dice_cell", "iou_background", "iou_cell", "mean_iou", "f1")
-BEST_AT_0 = ("pixel_error", "adapted_rand_error", "over_segmented", "under_segmented")
+BEST_AT_0 = (
+    *("pixel_error", "adapted_rand_error", "over_segmented", "under_segmented"),
+    "calibration_error_cell",
+)
 
 
 def picture(seed: int = 0, extents: tuple[int, int] = (24, 30)) -> NDArray[np.uint32]:
@@ -52,7 +64,7 @@ def scores_of(
     classes = (truth > 0).astype(np.uint8)
     if unknown is not None:
         classes[unknown] = NOT_ANNOTATED
-    foreground = (predicted > 0)[None] * np.float32(0.9)
+    foreground = (predicted > 0)[None].astype(np.float32)
     return score_plane(classes, truth if known_instances else None, foreground, predicted, NAMES)
 
 
@@ -110,6 +122,7 @@ def test_a_worked_row() -> None:
     assert scores["pixel_error"] == pytest.approx(3 / 10)
     assert scores["dice_cell"] == pytest.approx(2 * 5 / (7 + 6))
     assert scores["iou_background"] == pytest.approx(2 / 5)
+    assert (scores["precision_cell"], scores["recall_cell"]) == pytest.approx((5 / 6, 5 / 7))
     # Exactly half of the second object is covered, which is no match.
     assert scores["mean_iou"] == pytest.approx(1 / 2)
     assert scores["f1"] == pytest.approx(1 / 2)
@@ -149,6 +162,90 @@ def test_objects_are_counted_at_each_overlap_and_in_pieces() -> None:
     assert scores["under_segmented"] == 0
 
 
+OF_OBJECTS = ("f1", "precision", "recall", "panoptic_quality", "average_precision")
+OF_PAIRS = ("adapted_rand_error", "mean_iou", "v_rand", "v_info", "v_rand_split", "v_info_merge")
+
+
+def test_missing_and_inventing_everything_have_stated_scores() -> None:
+    objects, nothing = picture(), np.zeros((24, 30), np.uint32)
+    missed, invented = scores_of(objects, nothing), scores_of(nothing, objects)
+    for scores in (missed, invented):
+        assert [scores[name] for name in OF_OBJECTS] == [0] * 5
+        for name in ("dice", "iou", "precision", "recall"):
+            assert scores[f"{name}_cell"] == 0
+        errors = [scores["pixel_error"], scores["calibration_error_cell"]]
+        assert errors == pytest.approx([(objects > 0).mean()] * 2)
+    assert (missed["adapted_rand_error"], missed["mean_iou"], missed["v_rand_merge"]) == (1, 0, 1)
+    assert missed["pixel_average_precision_cell"] == pytest.approx((objects > 0).mean())
+    # Without a true object there is nothing to find, and no pixel to be the object of.
+    assert not {*OF_PAIRS, "pixel_average_precision_cell", "over_segmented"} & set(invented)
+    assert "under_segmented" not in missed
+    assert (missed["over_segmented"], invented["under_segmented"]) == (0, 0)
+
+
+@pytest.mark.parametrize("shape", [(24, 30), (6, 8, 9)])
+def test_an_object_that_fills_the_image_is_an_object(shape: tuple[int, ...]) -> None:
+    giant, halves = np.ones(shape, np.uint32), np.ones(shape, np.uint32)
+    halves[: shape[0] // 2] = 2
+    perfect = scores_of(giant, giant * 9)
+    assert perfect["f1"] == perfect["v_rand"] == perfect["v_info"] == perfect["mean_iou"] == 1
+    assert "dice_background" not in perfect
+    split = scores_of(giant, halves)
+    # Exactly half of the object is no match of SEG, and one of an IoU of 0.5.
+    assert (split["mean_iou"], split["v_rand_split"], split["v_rand_merge"]) == (0, 0.5, 1)
+    assert (split["recall"], split["precision"]) == (1, 0.5)
+    assert split["over_segmented"] == 1
+    assert scores_of(halves, giant)["under_segmented"] == 1
+
+
+@given(st.integers(0, 1000), st.sampled_from([1, 2**16 + 1, 2**32 + 1, 2**55 + 3]))
+@examples(deadline=None, max_examples=25)
+def test_scores_do_not_depend_on_the_ids(seed: int, factor: int) -> None:
+    truth, predicted = picture(seed), picture(seed + 1)
+    unknown = np.random.default_rng(seed).random(truth.shape) < 0.1
+    ids = np.random.default_rng(seed).permutation(100).astype(np.uint64) + np.uint64(1)
+    ids = np.append(np.uint64(0), ids * np.uint64(factor))
+    expected = scores_of(truth, predicted, unknown)
+    # Which of two objects at one distance thinning takes is a matter of ids.
+    tied = {name for name in expected if name.startswith("v_")}
+    relabelled = scores_of(ids[truth], ids[predicted], unknown)
+    for name in expected.keys() - tied:
+        assert relabelled[name] == pytest.approx(expected[name])
+    same_order = scores_of(ids[truth], predicted * np.uint64(factor), unknown)
+    assert same_order == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (1, r"truth_instances must have the shape of the true classes: got \(4, 1\) and \(4, 5\)"),
+        (2, r"truth and prediction must have the same shape: got \(4, 5\) and \(4, 1\); crop"),
+        (3, r"instances must have the shape of the true classes: got \(4, 1\) and \(4, 5\); crop"),
+    ],
+)
+@pytest.mark.parametrize("annotated", [True, False])
+def test_arrays_of_other_shapes_are_refused(index: int, message: str, annotated: bool) -> None:
+    arrays = [np.full((4, 5), 1 if annotated else 255, np.uint8), np.ones((4, 5), np.uint32)]
+    arrays += [np.ones((1, 4, 5), np.float32), np.ones((4, 5), np.uint32)]
+    arrays[index] = arrays[index][..., :1]
+    with pytest.raises(ValueError, match=message):
+        score_plane(*arrays, NAMES)
+
+
+def test_ten_million_objects_are_scored_in_memory_in_proportion_to_them() -> None:
+    """Each true object of 2 pixels is found in halves: every match is contested."""
+    objects = 10_000_000
+    pieces = np.arange(1, objects + 1, dtype=np.uint32).reshape(2500, 4000)
+    tracemalloc.start()
+    table = contingency((pieces + np.uint32(1)) // np.uint32(2), pieces * np.uint64(2**32))
+    scores = score_objects(table) | v_rand(table) | {"mean_iou": mean_iou(table)}
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (scores["recall"], scores["precision"], scores["f1"]) == (1, 0.5, pytest.approx(2 / 3))
+    assert (scores["over_segmented"], scores["mean_iou"], scores["split"]) == (1, 0, 0.5)
+    assert peak < 400 * objects
+
+
 # ---------------------------------------------------------------------------------- images
 
 
@@ -171,7 +268,7 @@ def write_images(
 
 def evaluated(paths: Sequence[Path], dimensions: int = 2, **settings: Any) -> dict[str, float]:
     model = {**MODEL, "network": {"dimensions": dimensions}}
-    return evaluate_image(*map(open_image, paths), model, EvaluateSettings(**settings))
+    return evaluate_image(*map(open_image, paths), model, EvaluateSettings(**settings))[0]
 
 
 def test_a_stack_scores_the_mean_over_its_planes(tmp_path: Path) -> None:
@@ -235,7 +332,8 @@ def test_a_table_has_a_row_per_image_and_metric(tmp_path: Path) -> None:
         for seed, name in enumerate(["one", "two"])
     }
     labels = {"experiment": "demo", "split": "fold0", "seed": "0"}
-    evaluate_images(images, labels, tmp_path / "metrics.tsv", MODEL, EvaluateSettings())
+    outputs = tmp_path / "metrics.tsv", tmp_path / "curves.tsv"
+    evaluate_images(images, labels, *outputs, MODEL, EvaluateSettings())
     table = pd.read_csv(tmp_path / "metrics.tsv", sep="\t")
     assert table.columns.tolist() == ["experiment", "split", "seed", "image", "metric", "value"]
     for name, paths in images.items():
@@ -247,12 +345,41 @@ def test_a_table_has_a_row_per_image_and_metric(tmp_path: Path) -> None:
 def test_scores_of_sequences_are_rows_beside_those_of_images(tmp_path: Path) -> None:
     labels = {"experiment": "demo", "split": "fold0", "seed": "0"}
     output, tracked = tmp_path / "metrics.tsv", {"02 frames 3-9": {"det": 0.5, "tra": 0.25}}
-    evaluate_images({}, labels, output, MODEL, EvaluateSettings(), tracked)
+    curves = tmp_path / "curves.tsv"
+    evaluate_images({}, labels, output, curves, MODEL, EvaluateSettings(), tracked)
     table = pd.read_csv(output, sep="\t", dtype=str)
     assert table.to_dict("records") == [
         {**labels, "image": "02 frames 3-9", "metric": metric, "value": value}
         for metric, value in (("det", "0.5"), ("tra", "0.25"))
     ]
+
+
+def test_curves_hold_the_pixels_of_all_images_by_probability_and_are_merged(
+    tmp_path: Path,
+) -> None:
+    tables, truths, predictions = [], [], []
+    for fold in range(2):
+        images = {}
+        for name in ("one", "two"):
+            truth, predicted = picture(len(truths)), picture(len(truths) + 1)
+            images[name] = write_images(tmp_path / f"{name}{fold}", truth, predicted, "yx")
+            truths.append(truth > 0)
+            predictions.append(predicted > 0)
+        tables.append(tmp_path / f"curves{fold}.tsv")
+        labels = {"experiment": "demo", "split": f"fold{fold}", "seed": "0"}
+        evaluate_images(images, labels, tmp_path / "m.tsv", tables[-1], MODEL, EvaluateSettings())
+        table = pd.read_csv(tables[-1], sep="\t")
+        columns = ["experiment", "split", "seed", "class", "level", "negatives", "positives"]
+        assert table.columns.tolist() == columns
+        assert table["level"].tolist() == list(range(256))
+    merge_curves(tables, tmp_path / "curves.tsv")
+    merged = pd.read_csv(tmp_path / "curves.tsv", sep="\t").set_index(["class", "level"])
+    truth, predicted = np.stack(truths), np.stack(predictions)
+    for level, there in ((0, ~predicted), (255, predicted)):
+        row = merged.loc[("cell", level)]
+        assert row["positives"] == (truth & there).sum()
+        assert row["negatives"] == (~truth & there).sum()
+    assert merged.sum().sum() == truth.size
 
 
 def volume_table(root: Path, truth: Path, state: str = "done") -> pd.DataFrame:
@@ -467,6 +594,20 @@ def test_the_surface_of_an_object_that_is_missed_is_as_far_as_the_image_is_long(
     assert scores["surface_dice_cell"] == 0
 
 
+def test_a_volume_invented_where_none_is_differs_by_all_its_pixels() -> None:
+    """Infinitely, were it in proportion to the true one."""
+    truth, predicted = np.zeros((2, 20, 30), np.uint8)
+    predicted[5:15, 5:15] = 1
+    truth[5:10, 5:15] = NOT_ANNOTATED
+    name = "relative_volume_difference_cell"
+    assert score_surfaces(truth, predicted, NAMES, (1, 1), 1)[name] == 50
+    truth[12, 7] = 1  # as if there were one pixel
+    assert score_surfaces(truth, predicted, NAMES, (1, 1), 1)[name] == 49
+    nothing = np.zeros_like(truth)
+    assert score_surfaces(truth, nothing, NAMES, (1, 1), 1)[name] == -1
+    assert np.isnan(list(score_surfaces(nothing, nothing, NAMES, (1, 1), 1).values())).all()
+
+
 def test_sections_are_scored_together_as_the_challenge_did(tmp_path: Path) -> None:
     images, stacks = {}, []
     for name in ("a", "b"):
@@ -475,7 +616,14 @@ def test_sections_are_scored_together_as_the_challenge_did(tmp_path: Path) -> No
         images[name] = write_images(tmp_path / name, truth, predicted, "yx")
         stacks.append((truth > 0, predicted > 0))
     output, labels = tmp_path / "metrics.tsv", {"experiment": "e", "split": "fold1", "seed": "0"}
-    evaluate_images(images, labels, output, MODEL, EvaluateSettings(challenge="isbi2012"))
+    evaluate_images(
+        images,
+        labels,
+        output,
+        tmp_path / "curves.tsv",
+        MODEL,
+        EvaluateSettings(challenge="isbi2012"),
+    )
     table = pd.read_csv(output, sep="\t")
     together = table[table["image"] == "all of fold1"].set_index("metric")["value"]
     truth, predicted = (np.stack(each) for each in zip(*stacks, strict=True))
@@ -488,7 +636,14 @@ def test_sections_are_scored_together_as_the_challenge_did(tmp_path: Path) -> No
     (tmp_path / "c").mkdir()
     images["c"] = write_images(tmp_path / "c", truth[0, :20] + 0, predicted[0, :20] + 0, "yx")
     with pytest.raises(ValueError, match="must be 2D sections of one size"):
-        evaluate_images(images, labels, output, MODEL, EvaluateSettings(challenge="isbi2012"))
+        evaluate_images(
+            images,
+            labels,
+            output,
+            tmp_path / "curves.tsv",
+            MODEL,
+            EvaluateSettings(challenge="isbi2012"),
+        )
 
 
 def test_scores_that_are_not_defined_are_named(
@@ -497,7 +652,8 @@ def test_scores_that_are_not_defined_are_named(
     nothing, labels = np.zeros((20, 30), np.uint32), {"split": "fold0"}
     images = {"empty": write_images(tmp_path, nothing, nothing, "yx")}
     with caplog.at_level("INFO", "unetflow"):
-        evaluate_images(images, labels, tmp_path / "images.tsv", MODEL, EvaluateSettings())
+        outputs = tmp_path / "images.tsv", tmp_path / "curves.tsv"
+        evaluate_images(images, labels, *outputs, MODEL, EvaluateSettings())
     assert "empty: not defined, since there is nothing to judge: dice_cell, iou_cell" in caplog.text
     found = pd.read_csv(tmp_path / "images.tsv", sep="\t")
     assert "f1" not in set(found["metric"])

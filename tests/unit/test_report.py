@@ -147,6 +147,14 @@ class Results:
         ]
         rows = [tables[0][0], *(line for table in tables for line in table[1:])]
         write_text(folder / "metrics.tsv", "\n".join(rows) + "\n")
+        lines = [
+            f"{of}\t{level}\t{255 - level}\t{level}"
+            for of in ("membrane", "cell")
+            for level in range(256)
+        ]
+        write_text(
+            folder / "curves.tsv", "\n".join(["class\tlevel\tnegatives\tpositives", *lines]) + "\n"
+        )
         metrics = {
             "dice_cell": {"mean": 0.9321, "low": 0.9123, "high": 0.9456, "n": 6},
             "v_rand": {"mean": 0.875, "low": None, "high": None, "n": 1},
@@ -271,7 +279,7 @@ def test_the_full_page_shows_scores_data_curves_pictures_archive_and_cost(full: 
     for shown in ("CC0", "0123456789abcdef", "recorded", "broken <file> & more", "812.5", "torch"):
         assert (shown in page.text) == (shown != "recorded")
     assert "Not finished" not in page.text
-    assert text.count('class="curve"') == 2
+    assert text.count('class="curve"') == 4
     titles = [attributes.get("aria-label") for tag, attributes in page.elements if tag == "svg"]
     for panel in ("Picture", "Truth", "Probability", "Instances", "Errors"):
         assert titles.count(panel) >= 3

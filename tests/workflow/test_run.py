@@ -39,7 +39,9 @@ experiments/tiny/fold0/seed0/segmentation.ome.zarr/membranes0_000/zarr.json
 experiments/tiny/fold0/seed0/objects.tsv
 experiments/tiny/fold0/seed0/tiling.json
 experiments/tiny/fold0/seed0/metrics.tsv
+experiments/tiny/fold0/seed0/curves.tsv
 experiments/tiny/metrics.tsv
+experiments/tiny/curves.tsv
 experiments/tiny/summary.json
 experiments/tiny-unweighted/summary.json
 archives/tiny/plan.json

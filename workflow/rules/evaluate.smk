@@ -9,6 +9,7 @@ rule evaluate_images:
         facts=rules.train_model.output.facts,
     output:
         metrics="<results>/experiments/{experiment}/{split}/seed{seed}/metrics.tsv",
+        curves="<results>/experiments/{experiment}/{split}/seed{seed}/curves.tsv",
     log:
         "<logs>/evaluate/{experiment}/{split}/seed{seed}.log",
     benchmark:
@@ -29,6 +30,7 @@ rule summarise_experiment:
     """Gather the scores of all folds and seeds, with their mean and spread."""
     input:
         metrics=every_fold(rules.evaluate_images.output.metrics),
+        curves=every_fold(rules.evaluate_images.output.curves),
         facts=every_fold(rules.train_model.output.facts),
     output:
         metrics=report(
@@ -39,6 +41,7 @@ rule summarise_experiment:
             labels={"table": "every image"},
         ),
         summary="<results>/experiments/{experiment}/summary.json",
+        curves="<results>/experiments/{experiment}/curves.tsv",
     log:
         "<logs>/evaluate/{experiment}/summary.log",
     benchmark:
@@ -68,7 +71,7 @@ rule evaluate_volume:
     benchmark:
         "<costs>/evaluate/archives/{archive}/{volume}.tsv"
     resources:
-        mem_mb=4000,
+        mem_mb=evaluation_mb,
         runtime=60,
     params:
         code=code("evaluate_volume.py"),

@@ -283,3 +283,10 @@ def segmentation_mb(wildcards):
     """Memory of segmenting a volume, which is that of a block with its margin."""
     settings = EXPERIMENTS[experiment_of(wildcards)].segment
     return int(1000 + 150 * settings.block_megavoxels)
+
+
+def evaluation_mb(wildcards):
+    """Memory of scoring a volume: that of a block, and for surfaces that of the volume."""
+    whole = EXPERIMENTS[experiment_of(wildcards)].evaluate.surface_tolerance is not None
+    voxels = planned(wildcards)["voxels"] or 0 if whole else 0
+    return int(2500 + 70 * voxels / 1e6)

@@ -14,6 +14,7 @@ with log_to(snakemake.log[0]):
         {image: [Path(folder) / image for folder in folders] for image in snakemake.params.test},
         labels={name: snakemake.wildcards[name] for name in ("experiment", "split", "seed")},
         output=Path(snakemake.output.metrics),
+        curves=Path(snakemake.output.curves),
         model=read_json(Path(snakemake.input.facts)),
         settings=EvaluateSettings(**snakemake.params.settings),
         tracked=score_tracks(snakemake.params.sequences, *known),

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from unetflow import axes as axis_rules
 from unetflow.labelling import Grid, Index, Region
 from unetflow.metrics.boundary import REACH
+from unetflow.metrics.probabilities import LEVELS
 from unetflow.predicted import probabilities
 from unetflow.progress import track
 from unetflow.scoring import (
@@ -86,14 +87,18 @@ class Comparison:
         margin = (0 if self.by_plane else REACH,) * len(planes) + (REACH, REACH)
         return Grid(shape, self.block or block_of(shape, self.by_plane), margin)
 
-    def scores(self) -> dict[str, float]:
-        """See `scoring.scores_of`: of planes, the mean over those that have each; else NaN.
+    def scores(self) -> tuple[dict[str, float], NDArray[np.int64]]:
+        """Scores, see `scoring.scores_of`, and the pixels of each class by their probability.
 
+        Of planes, scores are the mean over those that have each, else NaN, and pixels are added.
         Each block is read once, labels with its margin. Memory is that of a block, and some 100
         bytes for every pair of objects that overlap.
         """
-        scored = [scores_of(counts, self.class_names) for counts in self.counts()]
-        return mean(scored)
+        scored, levels = [], np.zeros((len(self.class_names) - 1, 2, LEVELS), np.int64)
+        for counts in self.counts():
+            scored.append(scores_of(counts, self.class_names))
+            levels += counts.levels
+        return mean(scored), levels
 
     def counts(self) -> Iterator[Counts]:
         """Counts of each plane, or of the whole."""
@@ -121,11 +126,10 @@ class Comparison:
         )
         known, found = self.read(self.classes, grown), self.read(self.segmentation.array, grown)
         true_instances, foreground = ids(index), probabilities(self.prediction, self.framed(core))
-        n_classes = len(self.class_names)
         if not self.by_plane:
-            return [count(known, true_instances, foreground, found, n_classes, own)]
+            return [count(known, true_instances, foreground, found, own)]
         planes = zip(known, true_instances, foreground.swapaxes(0, 1), found, strict=True)
-        return [count(*plane, n_classes, own[1:]) for plane in planes]
+        return [count(*plane, own[1:]) for plane in planes]
 
     def surfaces(self, tolerance: float) -> dict[str, float]:
         """See `scoring.score_surfaces`: of planes, the mean over those that have each; else NaN.

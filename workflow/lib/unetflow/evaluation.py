@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from unetflow.comparison import Comparison, compare
 from unetflow.metrics.membranes import challenge_scores
+from unetflow.metrics.probabilities import LEVELS
 from unetflow.predicted import foreground as foreground_of
 from unetflow.progress import log, track
 from unetflow.settings import EvaluateSettings
@@ -25,19 +27,22 @@ def evaluate_image(
     segmentation: Image,
     model: Mapping[str, Any],
     settings: EvaluateSettings,
-) -> dict[str, float]:
-    """Scores of an image or volume, see `comparison`; NaN is what is not defined.
+) -> tuple[dict[str, float], NDArray[np.int64]]:
+    """Scores of an image or volume, and its pixels by their probability, see `comparison`.
 
-    Of a stack that was predicted plane by plane, the mean over its planes.
+    Of a stack that was predicted plane by plane, the mean over its planes; NaN is what is not
+    defined.
     """
     known = truth_arrays(truth, segmentation.array.shape, model["class_names"])
     return all_scores(compare(*known, prediction, segmentation, model, settings), settings)
 
 
-def all_scores(compared: Comparison, settings: EvaluateSettings) -> dict[str, float]:
+def all_scores(
+    compared: Comparison, settings: EvaluateSettings
+) -> tuple[dict[str, float], NDArray[np.int64]]:
     """Scores of a comparison, those of surfaces only where the settings ask for them."""
-    scores, tolerance = compared.scores(), settings.surface_tolerance
-    return scores if tolerance is None else scores | compared.surfaces(tolerance)
+    (scores, levels), tolerance = compared.scores(), settings.surface_tolerance
+    return scores if tolerance is None else scores | compared.surfaces(tolerance), levels
 
 
 def undefined(scores: Mapping[str, float]) -> str:
@@ -50,13 +55,16 @@ def evaluate_images(
     images: Mapping[str, Sequence[Path]],
     labels: Mapping[str, str],
     output: Path,
+    curves: Path,
     model: Mapping[str, Any],
     settings: EvaluateSettings,
     tracked: Mapping[str, Mapping[str, float]] | None = None,
 ) -> None:
     """Write the scores of several images as a TSV with a row per image and metric.
 
-    A score that is not defined has no row: the log names it.
+    A score that is not defined has no row: the log names it. The second TSV holds what curves are
+    drawn from: of each class but background and each level of its probability, k / 255, the pixels
+    of all images that are of the class, `positives`, and that are not, `negatives`.
 
     Parameters
     ----------
@@ -68,10 +76,11 @@ def evaluate_images(
     tracked : mapping, optional
         Further scores, of sequences by their names, see `track_scores`.
     """
-    rows = []
+    rows, levels = [], np.zeros((len(model["class_names"]) - 1, 2, LEVELS), np.int64)
     for name, paths in track(images.items(), "scoring images", len(images)):
         truth, prediction, segmentation = (open_image(path) for path in paths)
-        scores = evaluate_image(truth, prediction, segmentation, model, settings)
+        scores, pixels = evaluate_image(truth, prediction, segmentation, model, settings)
+        levels += pixels
         if reason := undefined(scores):
             log(f"{name}: {reason}")
         rows += [
@@ -90,6 +99,13 @@ def evaluate_images(
     ]
     table = pd.DataFrame(rows, columns=[*labels, "image", "metric", "value"])
     write_text(output, str(table.to_csv(sep="\t", index=False, float_format="%.6g")))
+    parts = [
+        pd.DataFrame({**labels, "class": name, "level": range(LEVELS)}).assign(
+            negatives=negatives, positives=positives
+        )
+        for name, (negatives, positives) in zip(model["class_names"][1:], levels, strict=True)
+    ]
+    write_text(curves, str(pd.concat(parts).to_csv(sep="\t", index=False)))
 
 
 def score_challenge(
@@ -149,7 +165,7 @@ def evaluate_volume(
         try:
             known = open_truth(paths["truth"], segmentation.array.shape, model["class_names"])
             compared = compare(*known, prediction, segmentation, model, settings)
-            scores = all_scores(compared, settings)
+            scores, _ = all_scores(compared, settings)
         except UnusableTruth as error:
             rows = [{"reason": f"no scores: {error}"}]
             log(rows[0]["reason"])

@@ -20,11 +20,14 @@ from unetflow.metrics.contingency import (
     v_rand,
 )
 from unetflow.metrics.instances import divided_and_joined, matching, mean_iou
-from unetflow.metrics.semantic import confusion, dice, iou, pixel_error
+from unetflow.metrics.probabilities import average_precision, calibration_error, count_pixels
+from unetflow.metrics.semantic import dice, iou, pixel_error, precision, recall
 from unetflow.metrics.surface import surface_scores
 from unetflow.store import NOT_ANNOTATED
 
 IOU_PERCENTS = range(50, 100, 5)
+OF_CLASSES = {"dice": dice, "iou": iou, "precision": precision, "recall": recall}
+"""Scores of each class, from the confusion matrix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,8 @@ class Counts:
     ----------
     classes : int64 array (classes, classes)
         Confusion matrix of the class of largest probability.
+    levels : int64 array (classes - 1, 2, 256)
+        Pixels by their probability, see `probabilities.count_pixels`.
     overlaps : Contingency
         Of true and predicted objects.
     thinned : Contingency
@@ -42,6 +47,7 @@ class Counts:
     """
 
     classes: NDArray[np.int64]
+    levels: NDArray[np.int64]
     overlaps: Contingency
     thinned: Contingency
 
@@ -69,11 +75,26 @@ def score_plane(
     Returns
     -------
     dict
-        See `scores_of`, but for those that are not defined.
+        See `scores_of`. Those that are not defined are left out: of a class that is in neither,
+        all; without true objects mean_iou, those of pairs of pixels, and of information; without
+        objects on either side those of objects too; without annotated pixels all. Where one side
+        alone has objects, those of objects are 0.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, a label is negative, a class is out of range, or what counts has no
+        probability.
     """
+    for name, array in {"truth_instances": truth_instances, "instances": instances}.items():
+        if array is not None and array.shape != truth_classes.shape:
+            raise ValueError(
+                f"{name} must have the shape of the true classes: got {array.shape} and "
+                f"{truth_classes.shape}; crop or resample to the annotated image"
+            )
     if truth_instances is None:
         truth_instances = label(is_foreground(truth_classes), connectivity=1)
-    counts = count(truth_classes, truth_instances, foreground, instances, len(class_names))
+    counts = count(truth_classes, truth_instances, foreground, instances)
     scores = scores_of(counts, class_names)
     return {metric: value for metric, value in scores.items() if np.isfinite(value)}
 
@@ -83,7 +104,6 @@ def count(
     truth_instances: NDArray[np.integer],
     foreground: NDArray[np.floating],
     instances: NDArray[np.integer],
-    n_classes: int,
     core: tuple[slice, ...] = (),
 ) -> Counts:
     """Count what scores are made from in a part of an image.
@@ -98,25 +118,29 @@ def count(
         Where the part lies in the arrays with a margin.
     """
     unknown = truth_classes == NOT_ANNOTATED
-    if unknown.any():
+    ignore = unknown[core] if unknown.any() else None
+    if ignore is not None:
         instances = np.where(unknown, 0, instances)
-    known, ignore, found = truth_classes[core], unknown[core], instances[core]
-    classes = confusion(known, most_probable(foreground), n_classes, ignore_value=NOT_ANNOTATED)
+    known, found = truth_classes[core], instances[core]
+    classes, levels = count_pixels(known, foreground, NOT_ANNOTATED)
     overlaps = contingency(truth_instances, found, ignore=ignore)
     # Only what is predicted as background inside a true object takes another label.
-    missed = (truth_instances > 0) & (found == 0) & ~ignore
+    missed = (truth_instances > 0) & (found == 0)
+    if ignore is not None:
+        missed &= ~ignore
     chosen = np.zeros(instances.shape, np.bool_)
     chosen[core] = missed
     nearest = nearest_labels(instances, chosen).astype(found.dtype, copy=False)
     kept = overlaps.where(overlaps.prediction_label > 0)
     thinned = combined([kept, contingency(truth_instances[missed], nearest)])
-    return Counts(classes, overlaps, thinned)
+    return Counts(classes, levels, overlaps, thinned)
 
 
 def total(parts: Sequence[Counts]) -> Counts:
     """Counts of an image, or of several parts of it, from those of its parts."""
     return Counts(
         np.sum([part.classes for part in parts], axis=0),
+        np.sum([part.levels for part in parts], axis=0),
         combined([part.overlaps for part in parts]),
         combined([part.thinned for part in parts]),
     )
@@ -128,15 +152,22 @@ def scores_of(counts: Counts, class_names: Sequence[str]) -> dict[str, float]:
     Returns
     -------
     dict
-        pixel_error, dice_NAME, iou_NAME of the class of largest probability; adapted_rand_error,
-        v_rand, v_info (foreground-restricted, with thinned borders, with their split and merge
-        parts); mean_iou (SEG of the Cell Tracking Challenge); and those of `score_objects`. NaN is
-        a score that is not defined, such as the Dice of a class that is in neither.
+        pixel_error, and dice_NAME, iou_NAME, precision_NAME and recall_NAME of the class of largest
+        probability; of the probability of each class but background pixel_average_precision_NAME
+        and calibration_error_NAME; adapted_rand_error, v_rand, v_info (foreground-restricted, with
+        thinned borders, with their split and merge parts); mean_iou (SEG of the Cell Tracking
+        Challenge); and those of `score_objects`. NaN is a score that is not defined, such as the
+        Dice of a class that is in neither.
     """
     table, overlaps = counts.classes, counts.overlaps
     scores = {"pixel_error": pixel_error(table)}
-    for name, one_dice, one_iou in zip(class_names, dice(table), iou(table), strict=True):
-        scores |= {f"dice_{name}": float(one_dice), f"iou_{name}": float(one_iou)}
+    for name, *values in zip(class_names, *(of(table) for of in OF_CLASSES.values()), strict=True):
+        scores |= {
+            f"{of}_{name}": float(value) for of, value in zip(OF_CLASSES, values, strict=True)
+        }
+    for name, levels in zip(class_names[1:], counts.levels, strict=True):
+        scores[f"pixel_average_precision_{name}"] = average_precision(levels)
+        scores[f"calibration_error_{name}"] = calibration_error(levels)
     scores["adapted_rand_error"] = adapted_rand(overlaps)["adapted_rand_error"]
     scores["mean_iou"] = mean_iou(overlaps)
     scores |= score_objects(overlaps)
@@ -193,15 +224,20 @@ def score_surfaces(
 ) -> dict[str, float]:
     """Scores of the surface of each class but background, see `metrics.surface`.
 
-    Of a class that one side alone has, distances are the image's diagonal: infinite ones would be
-    left out of a mean, and reward what is missed.
+    Of a class that one side alone has, distances are the image's diagonal, and a truth that has
+    none of a class counts as one pixel in the difference of volumes, which is then the pixels that
+    were predicted: infinite scores would be left out of a mean, and reward what is wrong. NaN is a
+    score of a class that neither side has.
     """
     diagonal = float(np.linalg.norm(np.multiply(truth_classes.shape, spacing)))
+    unknown = truth_classes == NOT_ANNOTATED
     scores: dict[str, float] = {}
     for value, name in enumerate(class_names[1:], start=1):
-        masks = truth_classes == value, predicted == value
-        found = surface_scores(*masks, spacing, tolerance, truth_classes == NOT_ANNOTATED)
-        for metric in ("hausdorff_95", "hausdorff", "average_surface_distance"):
-            found[metric] = min(found[metric], diagonal)
+        masks = truth_classes == value, (predicted == value) & ~unknown
+        found = surface_scores(*masks, spacing, tolerance, unknown)
+        largest = dict.fromkeys(("hausdorff_95", "hausdorff", "average_surface_distance"), diagonal)
+        largest["relative_volume_difference"] = int(masks[1].sum())
+        for metric, limit in largest.items():
+            found[metric] = min(found[metric], limit)
         scores |= {f"{metric}_{name}": score for metric, score in found.items()}
-    return {metric: value for metric, value in scores.items() if np.isfinite(value)}
+    return scores

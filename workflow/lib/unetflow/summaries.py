@@ -44,6 +44,16 @@ def merge_metrics(
     )
 
 
+def merge_curves(tables: Sequence[Path], output: Path) -> None:
+    """Write the pixels of all splits and seeds by class and probability, added, as one TSV."""
+    found = [
+        pd.read_csv(path, sep="\t", dtype={"class": str}, keep_default_na=False) for path in tables
+    ]
+    together = pd.concat(found).groupby(["class", "level"], sort=False)
+    added = together[["negatives", "positives"]].sum().reset_index()
+    write_text(output, str(added.to_csv(sep="\t", index=False)))
+
+
 def summarise(table: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
     """Mean, 95 % interval, number of images and spread, per metric.
 

@@ -6,8 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from unetflow.metrics.probabilities import (
+    average_precision,
+    calibration_error,
+    precision_recall,
+    reliability,
+)
 from unetflow.report import examples, figures, scores, sources
 from unetflow.report.sources import Run, facts
 
@@ -54,6 +61,7 @@ def experiment_section(
         "folds": len(folds),
         "cards": scores.cards(metrics),
         "metrics_path": folder / "metrics.tsv",
+        "probabilities": probability_curves(name, folder / "curves.tsv"),
         "images": None if table is None else scores.image_table(table),
         "rows_shown": ROWS,
         "runs": [run_facts(run) for run in runs],
@@ -144,6 +152,32 @@ def learning_curves(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     loss = figures.curves(f"{name}-loss", losses, "loss, smoothed", marks=False) if losses else None
     dice = figures.curves(f"{name}-dice", dices, "validation Dice", marks=True) if dices else None
     return {"loss": loss, "dice": dice, "paths": paths}
+
+
+def probability_curves(name: str, path: Path) -> dict[str, Any]:
+    """Return precision over recall, and reliability, of each class over all test images.
+
+    Each is None where there is nothing to draw; scores are in the legend.
+    """
+    table = sources.table(path, ("class", "level", "negatives", "positives"))
+    ranking, sureness = {}, {}
+    for of, pixels in table.groupby("class", sort=False) if table is not None else ():
+        levels = pixels.sort_values("level")[["negatives", "positives"]].to_numpy(np.int64).T
+        precision, recall = precision_recall(levels)
+        if len(recall):
+            legend = f"{of}, area {average_precision(levels):.3f}"
+            ranking[legend] = pd.Series(precision, recall)
+        predicted, true, _ = reliability(levels)
+        if len(predicted):
+            legend = f"{of}, error {calibration_error(levels):.3f}"
+            sureness[legend] = pd.Series(true, predicted)
+    found: dict[str, Any] = {"path": path, "precision": None, "calibration": None}
+    if ranking:
+        found["precision"] = figures.shares(f"{name}-precision", ranking, "recall", "precision")
+    if sureness:
+        axes = "predicted probability", "part that is true"
+        found["calibration"] = figures.shares(f"{name}-calibration", sureness, *axes, diagonal=True)
+    return found
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -189,17 +190,8 @@ def curves(
     marks : bool
         Whether each value has a dot, and the highest a larger one.
     """
-    style: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": name,
-        "font.size": 9,
-        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
-        **dict.fromkeys(("xtick.color", "ytick.color"), INK),
-    }
-    with rc_context(style):
-        figure = Figure(figsize=(5.0, 2.9), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
+
+    def draw(axes: Axes) -> None:
         for number, (legend, values) in enumerate(lines.items()):
             colour = LINES[number % len(LINES)]
             line = STYLES[number // len(LINES) % len(STYLES)]
@@ -212,6 +204,60 @@ def curves(
         axes.set_ylabel(label)
         if not marks:
             axes.set_ylim(bottom=0)
+
+    return drawn(name, label, draw)
+
+
+def shares(
+    name: str, lines: Mapping[str, pd.Series[float]], over: str, label: str, diagonal: bool = False
+) -> Markup:
+    """Return curves of one share over another, both from 0 to 1, as inline SVG.
+
+    Parameters
+    ----------
+    lines : mapping of legend to values, whose index is the share along the first axis
+    over, label : str
+        What the axes are.
+    diagonal : bool
+        Whether points have dots, and a line shows where the two are equal.
+    """
+
+    def draw(axes: Axes) -> None:
+        if diagonal:
+            axes.plot([0, 1], [0, 1], ":", color=LINES[-1], lw=1)
+        for number, (legend, values) in enumerate(lines.items()):
+            colour, marker = LINES[number % len(LINES)], "o" if diagonal else ""
+            axes.plot(values, color=colour, label=legend, lw=1.4, marker=marker, ms=3)
+        axes.set_xlabel(over)
+        axes.set_ylabel(label)
+        axes.set_xlim(-0.01, 1.01)
+        axes.set_ylim(-0.01, 1.01)
+
+    return drawn(name, f"{label} over {over}", draw)
+
+
+def drawn(name: str, label: str, draw: Callable[[Axes], None]) -> Markup:
+    """Return a figure as inline SVG in the page's own colours.
+
+    Parameters
+    ----------
+    label : str
+        Told to those who do not see it.
+    draw : callable
+        Draws on the axes that it is given.
+    """
+    style: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "font.size": 9,
+        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
+        **dict.fromkeys(("xtick.color", "ytick.color"), INK),
+    }
+    with rc_context(style):
+        figure = Figure(figsize=(5.0, 2.9), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        draw(axes)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.15, color="#888888")
         axes.legend(frameon=False, ncols=2, fontsize=8)

@@ -82,6 +82,10 @@ MEANINGS: tuple[tuple[str, str, bool, str], ...] = (
 SPREAD = ("mean", "low", "high", "between_folds", "between_seeds")
 FURTHER = {
     "iou_": "IoU",
+    "precision_": "Precision of pixels",
+    "recall_": "Recall of pixels",
+    "pixel_average_precision_": "Average precision of pixels",
+    "calibration_error_": "Calibration error",
     "v_rand_split": "V-Rand, split",
     "v_rand_merge": "V-Rand, merge",
     "v_info_split": "V-Info, split",
