@@ -22,11 +22,11 @@ PREDICT = "unetflow.prediction:predict_image"
 
 TIMES = 64
 CASES = {
-    UNetSettings(dimensions=2, width=4, depth=2): ((48, 256, 2048), 556),
-    UNetSettings(dimensions=3, width=4, depth=2): ((768, 64, 64), 124),
+    UNetSettings(dimensions=2, width=4, depth=2): ((192, 256, 512), 556),
+    UNetSettings(dimensions=3, width=4, depth=1): ((2048, 64, 64), 124),
 }
-"""Networks, small since memory is then that of the data; the smaller volume, of three shards of the
-same extents as those of the larger one, which has more planes; and the tile."""
+"""Networks, small since memory is then that of the data; the smaller volume, and the tile. It has
+some shards more than are in flight at once, of the extents that the larger one's have."""
 
 
 def network(settings: UNetSettings) -> Model:
