@@ -179,6 +179,7 @@ def segmented(root: Path, row: dict[str, Any], **settings: Any) -> pd.DataFrame:
     """Table of the objects of an archive's volume, whose prediction lies in a folder."""
     facts = {"state": "done", "reason": "", "seconds": 0, "volume": row}
     names = {"segmentation": "out", "objects": "objects.tsv", "merges": "m", "summary": "s"}
+    names["seams"] = "seams"
     outputs = {key: root / name for key, name in names.items()}
     segment_volume(facts, root / "prediction", (), outputs, FLAT, SegmentSettings(**settings))
     return pd.read_csv(outputs["objects"], sep="\t")

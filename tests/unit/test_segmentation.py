@@ -342,7 +342,7 @@ def test_what_several_jobs_label_is_what_one_does(
     create_image(tmp_path / "prediction", "czyx", (1, *shape), np.float32, {})[0] = foreground
     facts = done(tmp_path)
     tifffile.imwrite(tmp_path / "p.tif", (255 * noise).astype(np.uint8), photometric="minisblack")
-    how = {"block_megavoxels": 0.005, "margin": 4, "seed_threshold": 0.6}
+    how = {"block_megavoxels": 0.005, "margin": 4, "threshold": 0.62, "seed_threshold": 0.7}
     settings = SegmentSettings(method=method, **how)
     parts = [tmp_path / f"{number}_of_{count}" for number in range(count)]
     for number, part in enumerate(parts):
