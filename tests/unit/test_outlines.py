@@ -228,8 +228,7 @@ def test_segmentations_are_written_as_outlines_where_wanted(tmp_path: Path, kind
         create_image(tmp_path / folder, "czyx", foreground.shape, np.float32, {})[...] = foreground
     for folder in ("volume", "images/a"):
         create_image(tmp_path / folder, "zyx", foreground.shape[1:], np.uint8, {})[...] = 1
-    names = {"objects": "objects.tsv", "merges": "merges.tsv", "summary": "summary.json"}
-    files = {key: tmp_path / name for key, name in names.items()}
+    files = {key: tmp_path / key for key in ("objects", "merges", "seams", "summary")}
     files["segmentation"] = tmp_path / "segmentation.ome.zarr"
     model = {"threshold": 0.5, "network": {"dimensions": 2}}
     row = {"path": str(tmp_path / "volume")}
@@ -237,7 +236,7 @@ def test_segmentations_are_written_as_outlines_where_wanted(tmp_path: Path, kind
     few = {key: files[key] for key in ("segmentation", "objects")}
     for outlines in (kind, "none"):
         how = SegmentSettings(outlines=outlines, link_planes=0.3)
-        segment_volume(facts, tmp_path / "prediction", files, model, how)
+        segment_volume(facts, tmp_path / "prediction", [], files, model, how)
         written = tmp_path / f"outlines.{KINDS[kind]}"
         assert written.exists() == (outlines != "none")
         instances = np.asarray(open_image(files["segmentation"]).array[...])
