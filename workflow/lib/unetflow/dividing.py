@@ -59,7 +59,7 @@ def segment(
     used = np.zeros(int(instances.max(initial=0)) + 1, bool)
     used[instances] = True
     used[0] = False
-    return (np.cumsum(used, dtype=np.uint32) * used)[instances]
+    return np.asarray((np.cumsum(used, dtype=np.uint32) * used)[instances])
 
 
 def merge(

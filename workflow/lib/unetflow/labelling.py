@@ -174,7 +174,7 @@ def name_of(index: Index) -> str:
 
 
 def measure(
-    labels: NDArray[np.uint32], core: Region, shape: Sequence[int], count: int
+    labels: NDArray[np.integer], core: Region, shape: Sequence[int], count: int
 ) -> dict[str, NDArray[Any]]:
     """Tell of the instances 1 to count of a block where they are in the volume.
 
@@ -203,7 +203,7 @@ def measure(
 
 
 def sums(
-    labels: NDArray[np.uint32], core: Region, facts: Mapping[str, NDArray[Any]], values: Values
+    labels: NDArray[np.integer], core: Region, facts: Mapping[str, NDArray[Any]], values: Values
 ) -> dict[str, NDArray[Any]]:
     """Sums, float64 of shape (count,), over the voxels of each instance of a block."""
     count = len(facts["size"])
@@ -224,7 +224,7 @@ def sums(
 
 @numba.njit(cache=True, nogil=True)
 def _measure(
-    labels: NDArray[np.uint32],
+    labels: NDArray[np.integer],
     starts: NDArray[np.int64],
     shape: NDArray[np.int64],
     first: NDArray[np.int64],
