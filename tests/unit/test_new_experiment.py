@@ -19,7 +19,9 @@ from unetflow.datasets.prepare import checked
 from unetflow.datasets.synthetic import synthesize
 from unetflow.experiments import parse
 from unetflow.new_experiment import common_folder, describe
+from unetflow.outlines import write_outlines
 from unetflow.settings import DatasetSettings, ExperimentSettings, PairsLayout
+from unetflow.store import Image
 
 IMAGES, MASKS = "data/images/*.tif", "data/masks/*.tif"
 
@@ -304,3 +306,17 @@ def test_the_module_can_be_run() -> None:
     asked = [sys.executable, "-m", "unetflow.new_experiment", "--help"]
     done = subprocess.run(asked, capture_output=True, text=True, check=True)
     assert "--images" in done.stdout
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_pictures_with_roi_sets_make_an_experiment_of_instances(count: int) -> None:
+    labels = np.zeros((128, 128), np.uint32)
+    for number in range(count):
+        labels[10:30, 40 * number + 2 : 40 * number + 30] = number + 1
+    for name in "abc":
+        add(name)
+        Path("data/sets").mkdir(exist_ok=True)
+        write_outlines(Image("", labels, "yx", {}), Path("data/sets") / name, "fiji")
+    settings = loaded("mine", masks="data/sets/*.zip")
+    assert pairs_in(settings) == ["a", "b", "c"]
+    assert layout(settings).labels_are == "instances"

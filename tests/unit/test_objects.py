@@ -178,8 +178,8 @@ def test_linked_planes_have_the_means_of_the_whole_object(tmp_path: Path) -> Non
 def segmented(root: Path, row: dict[str, Any], **settings: Any) -> pd.DataFrame:
     """Table of the objects of an archive's volume, whose prediction lies in a folder."""
     facts = {"state": "done", "reason": "", "seconds": 0, "volume": row}
-    names = {"segmentation": "out", "objects": "objects.tsv", "merges": "m", "summary": "s"}
-    names["seams"] = "seams"
+    names = {"segmentation": "out", "objects": "objects.tsv"}
+    names |= {key: f"{key}.tsv" for key in ("merges", "seams", "summary")}
     outputs = {key: root / name for key, name in names.items()}
     segment_volume(facts, root / "prediction", (), outputs, FLAT, SegmentSettings(**settings))
     return pd.read_csv(outputs["objects"], sep="\t")

@@ -16,6 +16,7 @@ from skimage.measure import label
 from unetflow.datasets.layouts import pairs
 from unetflow.datasets.patterns import name_image
 from unetflow.datasets.prepare import checked
+from unetflow.outlines import ENDINGS
 from unetflow.settings import PairsLayout, UNetSettings
 from unetflow.store import write_text
 
@@ -117,7 +118,8 @@ def describe(name: str, images: str, masks: str) -> str:
     why_classes = (
         ": one value for all objects" if most < 2 else " in many pieces: no ids of objects"
     )
-    instances = most > 1 and pieces < 2 * ids_in_all
+    outlined = Path(layout.masks).suffix.lower() in ENDINGS
+    instances = outlined or (most > 1 and pieces < 2 * ids_in_all)
     foreground = float(np.mean([(np.asarray(mask) > 0).mean() for _, _, mask in looked]))
     shape = tuple(
         int(median(extents))
@@ -136,7 +138,9 @@ def describe(name: str, images: str, masks: str) -> str:
         images=quoted(layout.images),
         masks=quoted(layout.masks),
         labels_are="instances" if instances else "classes",
-        why_labels=f"mask values {', '.join(map(str, sorted(values)[:4]))}"
+        why_labels="outlines of objects"
+        if outlined
+        else f"mask values {', '.join(map(str, sorted(values)[:4]))}"
         + (", ..., each in one piece" if instances else why_classes),
         classes=names,
         folds=min(5, len(found)),

@@ -12,6 +12,7 @@ import zarr
 from unetflow.joining import Joined
 from unetflow.labelling import Index
 from unetflow.objects import object_table, require_parquet, write_table
+from unetflow.outlines import WRITTEN, write_outlines
 from unetflow.progress import track
 from unetflow.seams import seam_evidence
 from unetflow.settings import SegmentSettings
@@ -100,7 +101,8 @@ def segment_images(
     images : Path
         Folder of the images, each of the name of its prediction.
     outputs : mapping
-        Paths of `segmentation`, a folder that is complete or absent, and `objects`.
+        Paths of `segmentation`, a folder that is complete or absent, and `objects`. Beside it,
+        where `settings.outlines` asks for it, comes the folder `outlines`.
     """
     require_parquet(settings)
     tables = []
@@ -112,6 +114,13 @@ def segment_images(
             tables.append(object_table(joined.objects, open_image(output)))
             tables[-1].insert(0, "image", path.name)
     write_table(pd.concat(tables, ignore_index=True), outputs["objects"], settings)
+    folder = outputs["segmentation"].with_name("outlines")
+    remove(folder)
+    if settings.outlines != "none":
+        with replacing(folder) as partial:
+            for path in predictions:
+                image = open_image(outputs["segmentation"] / path.name)
+                write_outlines(image, partial / path.name, settings.outlines)
 
 
 def segment_volume(
@@ -135,7 +144,8 @@ def segment_volume(
         Folders of `segment_part`; none where all blocks are this job's.
     outputs : mapping
         Paths of `segmentation`, `objects`, `merges` (what was joined at the seams of blocks),
-        `seams` (see `seam_evidence`) and `summary`, which says "state" and "reason".
+        `seams` (see `seam_evidence`) and `summary`, which says "state" and "reason". Beside the
+        first, where `settings.outlines` asks for it, comes `outlines.zip` or `outlines.geojson`.
     """
     reason = facts["reason"]
     require_parquet(settings)
@@ -150,6 +160,11 @@ def segment_volume(
         merges = str(joined.merges.to_csv(sep="\t", index=False, float_format="%.6g"))
         seams = str(seam_evidence(joined.grid, joined.objects).to_csv(sep="\t", index=False))
         count = len(joined.objects["size"])
+    outlines = outputs["segmentation"].with_name("outlines")
+    for ending in WRITTEN.values():
+        remove(outlines.with_suffix(f".{ending}"))
+    if settings.outlines != "none" and not reason:
+        write_outlines(open_image(outputs["segmentation"]), outlines, settings.outlines)
     write_table(table, outputs["objects"], settings)
     write_text(outputs["merges"], merges)
     write_text(outputs["seams"], seams)

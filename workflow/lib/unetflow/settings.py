@@ -118,7 +118,11 @@ class PairsLayout(Settings):
         ...,
         "pattern of pictures; {image} (or else the last *) is the name, {group} the patient",
     )
-    masks: str = setting(..., "pattern of masks; a * after {image} means one file per object")
+    masks: str = setting(
+        ...,
+        "pattern of masks; a * after {image} means one file per object. Label images, or outlines: "
+        "ROI sets of Fiji (.zip, .roi), .geojson of QuPath",
+    )
     labels_are: Literal["instances", "components", "classes"] = setting(
         "instances",
         "what mask values mean; components: objects are the connected regions of one value, which "
@@ -601,6 +605,11 @@ class SegmentSettings(Settings):
         "tsv",
         "table of objects: objects.tsv; or objects.parquet beside it, with all digits, which needs "
         "unetflow[parquet]",
+    )
+    outlines: Literal["none", "fiji", "qupath"] = setting(
+        "none",
+        "of each object in each plane: a ROI set for Fiji, outlines.zip; or annotations for QuPath,"
+        " outlines.geojson",
     )
     link_planes: Fraction | None = setting(
         None,

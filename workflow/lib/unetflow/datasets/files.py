@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from imageio.v3 import imread
 from numpy.typing import NDArray
 
+from unetflow.outlines import ENDINGS, read_outlines
 from unetflow.store import NOT_ANNOTATED
 from unetflow.tiff import open_tiff
 
@@ -38,6 +39,13 @@ def read_picture(path: Path, plane: int | None = None) -> Pixels:
         raise ValueError(
             f"{path}: must be a readable image: {error}; replace the file or fetch it again"
         ) from error
+
+
+def read_mask(path: Path, extents: Sequence[int], channel: int | None) -> Mask:
+    """Return a mask file, a picture or outlines of objects, of an image of known extents."""
+    if path.suffix.lower() in ENDINGS:
+        return read_outlines(path, extents)
+    return grey(read_picture(path), channel, path, "mask_channel")
 
 
 def page_count(path: Path) -> int:

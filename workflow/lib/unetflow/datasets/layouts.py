@@ -23,6 +23,7 @@ from unetflow.datasets.files import (
     grey,
     open_hdf5,
     page_count,
+    read_mask,
     read_picture,
 )
 from unetflow.datasets.patterns import matching, safe
@@ -257,7 +258,7 @@ def read_pair(path: Path, masks: list[Path], layout: PairsLayout) -> Labelled:
     if len(masks) > 1:
         instances = np.zeros(pixels.shape, np.uint32)
         for number, mask in enumerate(masks, start=1):
-            pixels_of_object = grey(read_picture(mask), 0, mask) > 0
+            pixels_of_object = read_mask(mask, pixels.shape, 0) > 0
             if pixels_of_object.shape != instances.shape:
                 raise ValueError(
                     f"{mask}: a mask must have the shape of its image: got "
@@ -265,7 +266,7 @@ def read_pair(path: Path, masks: list[Path], layout: PairsLayout) -> Labelled:
                 )
             instances[pixels_of_object] = number
         return pixels, None, instances
-    labels = grey(read_picture(masks[0]), layout.mask_channel, masks[0], "mask_channel")
+    labels = read_mask(masks[0], pixels.shape, layout.mask_channel)
     return labelled(pixels, labels, layout, masks[0])
 
 
