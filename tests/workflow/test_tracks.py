@@ -24,8 +24,8 @@ dataset:
   layout: {kind: ctc, every_frame: true}
 split: {unit: group, folds: 2, run: [0]}
 patches: {tile: 44, per_image: 4}
-model: {width: 2, depth: 1}
-train: {steps: 20, optimiser: adam, learning_rate: 0.01, validate_every: 10, threads: 1}
+model: {width: 4, depth: 1, dropout: 0}
+train: {steps: 100, optimiser: adam, learning_rate: 0.01, validate_every: 50, threads: 1}
 predict: {threads: 1}
 segment: {threshold: 0.5, minimum_size: 8}
 track: {enabled: true, max_distance: 6, gap: 1}
@@ -62,10 +62,8 @@ def movies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_sequence_that_was_held_out_is_tracked_and_scored(fresh: Project, movies: Path) -> None:
     (fresh.path / "movies").symlink_to(movies)
-    file, chosen = (
-        fresh.path / "config/experiments/movies.yaml",
-        ("experiments=[movies]", "archives=[]"),
-    )
+    file = fresh.path / "config/experiments/movies.yaml"
+    chosen = ("experiments=[movies]", "archives=[]")
     file.write_text(EXPERIMENT.replace(", every_frame: true", ""))
     failed = fresh.snakemake("--config", *chosen, check=False)
     assert failed.returncode != 0
@@ -78,7 +76,7 @@ def test_a_sequence_that_was_held_out_is_tracked_and_scored(fresh: Project, movi
     parts = json.loads((experiment / "split.json").read_text())["fold0"]
     (held,) = {image.split("_")[0] for image, part in parts.items() if part == "test"}
     assert list(parts.values()).count("track") == FRAMES - len(OUTLINED)
-    assert [path.name for path in (fold / "tracks").iterdir()] == [f"{held}_RES"]
+    assert [path.name for path in (fold / "tracks").glob("*_RES")] == [f"{held}_RES"]
     assert len(list((fold / f"tracks/{held}_RES").glob("mask*.tif"))) == FRAMES
     assert read_lineage(fold / f"tracks/{held}_RES/res_track.txt")[:, 2].max() == FRAMES - 1
 
@@ -88,15 +86,15 @@ def test_a_sequence_that_was_held_out_is_tracked_and_scored(fresh: Project, movi
     summary = json.loads((experiment / "summary.json").read_text())["metrics"]
     for metric in ("seg", "det", "tra"):
         score = table[f"{held} frames 0-{FRAMES - 1}", metric]
-        assert 0 <= score <= 1
+        assert score > 0.9, "bright squares on a dark ground"
         assert summary[metric]["mean"] == pytest.approx(score)
     images = table[:, "dice_cell"].index
     assert list(images) == [f"{held}_{frame:03d}" for frame in OUTLINED]
 
     # The final network follows the sequence without truth, and those with gaps in their outlines.
     final = experiment / "final/seed0/tracks"
-    assert {path.name for path in final.iterdir()} == {"01_RES", "02_RES", "03_RES"}
-    assert all(len(list(path.glob("mask*.tif"))) == FRAMES for path in final.iterdir())
+    counts = {path.name: len(list(path.glob("mask*.tif"))) for path in final.glob("*_RES")}
+    assert counts == dict.fromkeys(("01_RES", "02_RES", "03_RES"), FRAMES)
     page = (fresh.path / "results/report/index.html").read_text()
     assert "TRA" in page
     assert fresh.would_run("--config", *chosen) == set()

@@ -156,8 +156,8 @@ def write_result(tracks: Tracks, folder: Path, sequence: str, first: int = 0) ->
     """Write `mask000.tif` and so on and `res_track.txt` as the challenge takes them; return where.
 
     That is the folder `01_RES` for sequence "01": complete or absent, and in place of an older one.
-    Masks are uint16, with a page for each plane; numbers of 1000 and more have 4 digits. Frames,
-    also those of the text, are numbered from `first`.
+    Masks are uint16, with a page for each plane. Frames are numbered from `first`, in the text too,
+    with 3 digits or as many as the last one needs.
 
     Raises
     ------
