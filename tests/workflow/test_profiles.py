@@ -40,8 +40,7 @@ def test_a_profile_sets_options_that_exist(profile: Path) -> None:
 @pytest.mark.parametrize("profile", CLUSTERS, ids=lambda path: path.name)
 def test_a_profile_names_groups_and_rules_that_exist(profile: Path) -> None:
     values = read(profile)
-    groups = {group for text in RULES.values() for group in re.findall(r'group:\s+"(\w+)"', text)}
-    assert {text.split("=")[0] for text in values["group-components"]} == groups
+    assert all(f'"{group.split("=")[0]}"' in TEXT for group in values["group-components"])
     # Also those that are proposed in remarks
     text = (profile / "config.yaml").read_text()
     assert set(re.findall(r"^#   (\w+): \{", text, re.MULTILINE)) <= RULES.keys()
