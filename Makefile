@@ -7,13 +7,17 @@ CORES ?= all
 PEERS := .peers
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test lint format reference picture benchmark report status new-experiment clean
+.PHONY: run test test-cluster lint format reference picture benchmark report status new-experiment clean
 
 run: $(VENV)/installed
 	snakemake --cores $(CORES)
 
 test: $(VENV)/installed
 	pytest $(PYTEST_ARGS)
+
+# A Slurm of two nodes on this machine, and the workflow on it: apt install slurm-wlm munge
+test-cluster: $(VENV)/installed
+	pytest tests/cluster $(PYTEST_ARGS)
 
 lint: $(VENV)/installed
 	ruff check .

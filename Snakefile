@@ -40,5 +40,6 @@ rule plan:
         expand(rules.plan_archive.output, archive=ARCHIVES),
     log:
         "<logs>/plan/plan.log",
+    localrule: True
     script:
         "workflow/scripts/show_plan.py"

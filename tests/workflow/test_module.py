@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ARCHIVE, EXPERIMENT, ROOT, Project
+from project import ARCHIVE, EXPERIMENT, ROOT, Project
 
 pytestmark = pytest.mark.workflow
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from conftest import Project
+from project import Project
 
 pytestmark = pytest.mark.workflow
 

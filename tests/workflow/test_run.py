@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import tifffile
 import zarr
-from conftest import EXPERIMENT, Project
+from project import EXPERIMENT, Project
 
 from unetflow.store import create_image
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from conftest import Project
+from project import Project
 
 from unetflow.lineage import read_lineage
 

@@ -63,6 +63,15 @@ wildcard_constraints:
     block="[0-9_]+",
 
 
+# A job of a cluster is a Snakemake of its own: it is tried again from outside, where it can get more than it had.
+RETRIES = 2 if workflow.is_main_process else 0
+
+
+def raised(amount):
+    """Resource that grows with each attempt: a job that failed may have had too little."""
+    return lambda wildcards, attempt: amount * attempt
+
+
 @cache
 def code(adaptor, *also):
     """Digest of the code that a rule runs."""

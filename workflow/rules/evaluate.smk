@@ -15,8 +15,8 @@ rule evaluate_images:
     benchmark:
         "<costs>/evaluate/{experiment}/{split}_seed{seed}.tsv"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=raised(4000),
+        runtime=raised(60),
     params:
         code=code("evaluate_images.py"),
         settings=section("evaluate"),
@@ -46,9 +46,10 @@ rule summarise_experiment:
         "<logs>/evaluate/{experiment}/summary.log",
     benchmark:
         "<costs>/evaluate/{experiment}/summary.tsv"
+    localrule: True
     resources:
-        mem_mb=500,
-        runtime=10,
+        mem_mb=raised(500),
+        runtime=raised(10),
     params:
         code=code("summarise_experiment.py"),
     script:
@@ -70,9 +71,11 @@ rule evaluate_volume:
         "<logs>/evaluate/archives/{archive}/{volume}.log",
     benchmark:
         "<costs>/evaluate/archives/{archive}/{volume}.tsv"
+    group:
+        group_of_volume
     resources:
         mem_mb=evaluation_mb,
-        runtime=60,
+        runtime=raised(60),
     params:
         code=code("evaluate_volume.py"),
         settings=lambda wildcards: EXPERIMENTS[
@@ -108,9 +111,10 @@ rule summarise_archive:
         "<logs>/evaluate/archives/{archive}/summary.log",
     benchmark:
         "<costs>/evaluate/archives/{archive}/summary.tsv"
+    localrule: True
     resources:
-        mem_mb=500,
-        runtime=10,
+        mem_mb=raised(500),
+        runtime=raised(10),
     params:
         code=code("summarise_archive.py"),
         volumes=lambda wildcards: volumes_of(wildcards.archive),

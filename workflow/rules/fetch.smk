@@ -7,8 +7,9 @@ rule fetch_dataset:
     benchmark:
         "<costs>/fetch/{dataset}.tsv"
     resources:
-        mem_mb=500,
-        runtime=240,
+        mem_mb=raised(500),
+        runtime=raised(240),
+        disk_mb=disk_to_fetch,
     params:
         code=code("fetch_dataset.py"),
         downloads=lambda wildcards: DATASETS[wildcards.dataset].model_dump(

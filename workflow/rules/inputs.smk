@@ -64,6 +64,15 @@ def dataset_files(wildcards):
     return settings_files.files_of(settings)
 
 
+def disk_to_fetch(wildcards):
+    """MB of a dataset's downloads and what is unpacked of them; 1 GB for a size that is not known."""
+    sizes = [
+        download.size_bytes or 10**9
+        for download in DATASETS[wildcards.dataset].downloads
+    ]
+    return 1 + 3 * sum(sizes) // 10**6
+
+
 def index_of(dataset):
     """Index of a dataset: as it is when it is current, else once it has been made."""
     path = f"{RUN.results}/datasets/{dataset}/index.json"

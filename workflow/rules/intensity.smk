@@ -12,8 +12,8 @@ rule measure_intensity:
     group:
         "image"
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=raised(1000),
+        runtime=raised(10),
     params:
         code=code("measure_intensity.py"),
         image=in_results("datasets/{dataset}/images.ome.zarr/{image}"),
@@ -32,8 +32,8 @@ rule measure_volume:
     benchmark:
         "<costs>/intensity/archives/{archive}/{volume}.tsv"
     resources:
-        mem_mb=2000,
-        runtime=240,
+        mem_mb=raised(2000),
+        runtime=raised(240),
     params:
         code=code("measure_volume.py"),
         image=lambda wildcards: planned(wildcards)["path"],

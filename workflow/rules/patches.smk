@@ -19,8 +19,8 @@ rule cut_patches:
     group:
         "image"
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=raised(2000),
+        runtime=raised(60),
     params:
         code=code("cut_patches.py"),
         settings=patch_settings,
@@ -48,9 +48,11 @@ rule draw_patches:
         "<logs>/patches/{experiment}/{image}.sheet.log",
     benchmark:
         "<costs>/sheets/{experiment}/{image}.tsv"
+    group:
+        "image"
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=raised(1000),
+        runtime=raised(10),
     params:
         code=code("draw_patches.py"),
         settings=patch_settings,

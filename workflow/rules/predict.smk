@@ -16,8 +16,8 @@ rule predict_images:
         "<costs>/predict/{experiment}/{split}_seed{seed}.tsv"
     threads: lambda wildcards: EXPERIMENTS[wildcards.experiment].predict.threads
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=raised(8000),
+        runtime=raised(240),
         gpu=lambda wildcards: int(
             EXPERIMENTS[wildcards.experiment].predict.device == "gpu"
         ),
@@ -45,8 +45,8 @@ rule verify_tiling:
         "<costs>/predict/{experiment}/{split}_seed{seed}_tiling.tsv"
     threads: lambda wildcards: EXPERIMENTS[wildcards.experiment].predict.threads
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=raised(8000),
+        runtime=raised(60),
         gpu=lambda wildcards: int(
             EXPERIMENTS[wildcards.experiment].predict.device == "gpu"
         ),
@@ -78,8 +78,8 @@ checkpoint plan_archive:
     benchmark:
         "<costs>/plan/archives/{archive}.tsv"
     resources:
-        mem_mb=1000,
-        runtime=30,
+        mem_mb=raised(1000),
+        runtime=raised(30),
     params:
         code=code("plan_archive.py"),
         key=lambda wildcards: archive_key(wildcards.archive),
@@ -102,7 +102,7 @@ rule predict_block:
         "<logs>/predict/archives/{archive}/{volume}/{block}.log",
     benchmark:
         "<costs>/predict/archives/{archive}/{volume}_{block}.tsv"
-    retries: 2
+    retries: RETRIES
     threads: lambda wildcards: block(wildcards)["job"]["settings"]["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: block(wildcards)["mem_mb"] * attempt,
@@ -135,7 +135,7 @@ rule predict_pack:
         "<logs>/predict/archives/{archive}/{volume}/pack.log",
     benchmark:
         "<costs>/predict/archives/{archive}/{volume}_pack.tsv"
-    retries: 2
+    retries: RETRIES
     threads: lambda wildcards: EXPERIMENTS[experiment_of(wildcards)].predict.threads
     resources:
         mem_mb=lambda wildcards, attempt: most_in_pack(wildcards, "mem_mb") * attempt,
@@ -164,9 +164,11 @@ rule finish_prediction:
         "<logs>/predict/archives/{archive}/{volume}.log",
     benchmark:
         "<costs>/predict/archives/{archive}/{volume}.tsv"
+    group:
+        group_of_volume
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=raised(4000),
+        runtime=raised(240),
     params:
         code=code("finish_prediction.py"),
         settings=settings_to_finish,

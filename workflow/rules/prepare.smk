@@ -11,8 +11,8 @@ checkpoint prepare_dataset:
     benchmark:
         "<costs>/prepare/{dataset}.tsv"
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=raised(2000),
+        runtime=raised(120),
     params:
         code=code("prepare_dataset.py"),
         settings=lambda wildcards: DATASETS[wildcards.dataset].model_dump(

@@ -18,8 +18,8 @@ rule build_report:
     benchmark:
         "<costs>/report/report.tsv"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=raised(2000),
+        runtime=raised(30),
     params:
         code=code("build_report.py"),
         results=in_results(""),
@@ -37,6 +37,7 @@ rule report:
     """Build the page from what the results folder holds now; never train."""
     log:
         "<logs>/report/now.log",
+    localrule: True
     params:
         results=RUN.results,
         shown=shown_now,
@@ -50,6 +51,7 @@ rule status:
     """Print what is done and what is missing."""
     log:
         "<logs>/report/status.log",
+    localrule: True
     params:
         results=RUN.results,
         shown=shown_now,
@@ -70,6 +72,11 @@ rule drop_prediction:
         "<logs>/report/archives/{archive}/{volume}.log",
     benchmark:
         "<costs>/report/archives/{archive}/{volume}.tsv"
+    group:
+        group_of_volume
+    resources:
+        mem_mb=raised(500),
+        runtime=raised(60),
     params:
         code=code("drop_prediction.py"),
         prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
@@ -88,6 +95,7 @@ rule check_archive:
         "<logs>/report/archives/{archive}.log",
     benchmark:
         "<costs>/report/archives/{archive}.tsv"
+    localrule: True
     params:
         code=code("check_archive.py"),
     script:

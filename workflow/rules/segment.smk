@@ -15,8 +15,8 @@ rule segment_images:
     benchmark:
         "<costs>/segment/{experiment}/{split}_seed{seed}.tsv"
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=raised(4000),
+        runtime=raised(120),
     params:
         code=code("segment_images.py"),
         settings=section("segment"),
@@ -37,8 +37,8 @@ rule track_images:
     benchmark:
         "<costs>/track/{experiment}/{split}_seed{seed}.tsv"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=raised(4000),
+        runtime=raised(60),
     params:
         code=code("track_images.py"),
         settings=section("track"),
@@ -68,7 +68,7 @@ rule segment_part:
         parts=r"\d+",
     resources:
         mem_mb=segmentation_mb,
-        runtime=240,
+        runtime=raised(240),
     params:
         code=code("segment_part.py"),
         settings=volume_segmentation,
@@ -97,9 +97,11 @@ rule segment_volume:
         "<logs>/segment/archives/{archive}/{volume}.log",
     benchmark:
         "<costs>/segment/archives/{archive}/{volume}.tsv"
+    group:
+        group_of_volume
     resources:
         mem_mb=segmentation_mb,
-        runtime=120,
+        runtime=raised(120),
     params:
         code=code("segment_volume.py"),
         settings=volume_segmentation,

@@ -8,9 +8,10 @@ rule split_images:
         "<logs>/split/{experiment}.log",
     benchmark:
         "<costs>/split/{experiment}.tsv"
+    localrule: True
     resources:
-        mem_mb=500,
-        runtime=5,
+        mem_mb=raised(500),
+        runtime=raised(5),
     params:
         code=code("split_images.py"),
         settings=section("split"),

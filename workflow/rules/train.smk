@@ -10,8 +10,8 @@ checkpoint plan_training:
     benchmark:
         "<costs>/train/{experiment}/plan.tsv"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=raised(4000),
+        runtime=raised(30),
     params:
         code=lambda wildcards: training_plan_code(wildcards.experiment),
         key=lambda wildcards: training_plan_key(wildcards.experiment),
@@ -55,13 +55,13 @@ rule train_model:
     benchmark:
         "<costs>/train/{experiment}/{split}_seed{seed}.tsv"
     # One that was terminated goes on from its checkpoint.
-    retries: 2
+    retries: RETRIES
     threads: training_threads
     resources:
         mem_mb=lambda wildcards, input, attempt: (
             read_json(Path(input.plan))["mem_mb"] * attempt
         ),
-        runtime=720,
+        runtime=raised(720),
         gpu=lambda wildcards: int(
             EXPERIMENTS[wildcards.experiment].train.device == "gpu"
         )

@@ -279,14 +279,20 @@ def label_parts(output):
     return paths
 
 
-def segmentation_mb(wildcards):
+def group_of_volume(wildcards):
+    """Group of the small volumes, which are several to a job; none for those with jobs of their own."""
+    parts = label_parts(rules.segment_part.output.blocks)(wildcards)
+    return "volume" if "pack" in planned(wildcards) and not parts else None
+
+
+def segmentation_mb(wildcards, attempt):
     """Memory of segmenting a volume, which is that of a block with its margin."""
     settings = EXPERIMENTS[experiment_of(wildcards)].segment
-    return int(1000 + 150 * settings.block_megavoxels)
+    return int(1000 + 150 * settings.block_megavoxels) * attempt
 
 
-def evaluation_mb(wildcards):
+def evaluation_mb(wildcards, attempt):
     """Memory of scoring a volume: that of a block, and for surfaces that of the volume."""
     whole = EXPERIMENTS[experiment_of(wildcards)].evaluate.surface_tolerance is not None
     voxels = planned(wildcards)["voxels"] or 0 if whole else 0
-    return int(2500 + 70 * voxels / 1e6)
+    return int(2500 + 70 * voxels / 1e6) * attempt

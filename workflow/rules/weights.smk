@@ -14,8 +14,8 @@ rule compute_weights:
     # Many images run side by side; for few large volumes: --set-threads compute_weights=8
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=30,
+        mem_mb=raised(4000),
+        runtime=raised(30),
     params:
         code=code("compute_weights.py"),
         settings=section("weights"),
