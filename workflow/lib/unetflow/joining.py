@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from unetflow.labelling import LAST, Grid, Index, name_of
+from unetflow.labelling import LAST, Grid, Index, name_of, relabelled
 from unetflow.metrics.contingency import contingency, marginal
 
 Objects = Mapping[str, NDArray[Any]]
@@ -223,4 +223,4 @@ def renumber(
     """
     for index in grid.blocks:
         core = grid.core(index)
-        target[core] = ids(index)[np.asarray(source(index)[core])]
+        target[core] = relabelled(np.asarray(source(index)[core]), ids(index))

@@ -155,7 +155,7 @@ def label_block(
     facts = measure(seen[own], core, grid.shape, int(seen.max(initial=0)))
     used = facts["size"] > 0
     if not used.all():  # what lies in the margin alone is another block's
-        seen = np.append(np.uint32(0), np.cumsum(used, dtype=np.uint32) * used)[seen]
+        seen = relabelled(seen, np.append(np.uint32(0), np.cumsum(used, dtype=np.uint32) * used))
         facts = {name: told[used] for name, told in facts.items()}
     labels[core] = seen[own]
     facts |= sums(seen[own], core, facts, values)
@@ -207,7 +207,7 @@ def sums(
 ) -> dict[str, NDArray[Any]]:
     """Sums, float64 of shape (count,), over the voxels of each instance of a block."""
     count = len(facts["size"])
-    if count == 0:
+    if count == 0 or not values.names:
         return {name: np.zeros(0) for name in values.names}
     starts, stops = facts["start"].min(axis=0), facts["stop"].max(axis=0)
     box = tuple(map(slice, starts.tolist(), stops.tolist()))
@@ -220,6 +220,20 @@ def sums(
         name: np.bincount(flat, weights=read.ravel(), minlength=count + 1)[1:]
         for name, read in zip(values.names, values.read(box), strict=True)
     }
+
+
+def relabelled(labels: NDArray[np.integer], ids: NDArray[Any]) -> NDArray[Any]:
+    """Return `ids[labels]`, quickly where most labels are 0, whose id must be 0."""
+    result = np.zeros(labels.size, ids.dtype)
+    _relabel(labels.ravel(), ids, result)
+    return result.reshape(labels.shape)
+
+
+@numba.njit(cache=True, nogil=True)
+def _relabel(labels: NDArray[np.integer], ids: NDArray[Any], result: NDArray[Any]) -> None:
+    for place in range(labels.size):
+        if labels[place] != 0:
+            result[place] = ids[labels[place]]
 
 
 @numba.njit(cache=True, nogil=True)
