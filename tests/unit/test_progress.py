@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
+import socket
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -23,8 +26,9 @@ class Terminal(io.StringIO):
 
 
 def lines(path: Path) -> list[str]:
-    """Return the lines of a log without their time."""
-    return [line.partition(" ")[2] for line in path.read_text(encoding="utf-8").splitlines()]
+    """Return the lines of a log without their time and what the step took."""
+    found = [line.partition(" ")[2] for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line for line in found if not line.startswith("took ")]
 
 
 def test_lines_go_to_the_log_with_their_time(tmp_path: Path) -> None:
@@ -34,6 +38,15 @@ def test_lines_go_to_the_log_with_their_time(tmp_path: Path) -> None:
         log("second")
     assert lines(path) == ["first, µm", "second"]
     assert path.read_text(encoding="utf-8")[2] == ":"
+
+
+def test_a_log_ends_with_what_the_step_took_and_where(tmp_path: Path) -> None:
+    with log_to(str(tmp_path / "one.log")):
+        sum(range(10**6))
+    last = (tmp_path / "one.log").read_text(encoding="utf-8").splitlines()[-1]
+    figures = r"took \d+\.\d s, with \d+\.\d s of CPU since its start"
+    host = re.escape(socket.gethostname())
+    assert re.search(rf"{figures}, on {host} with unetflow {version('unetflow')}$", last)
 
 
 def test_a_log_is_gone_on_with(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,8 +35,12 @@ def log_to(path: str) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    started = time.monotonic()
     try:
         yield
+        cpu = sum(os.times()[:4])  # of this process and those that it has waited for
+        took = f"took {time.monotonic() - started:.1f} s, with {cpu:.1f} s of CPU since its start"
+        logger.info(f"{took}, on {socket.gethostname()} with unetflow {version('unetflow')}")
     except Exception as error:
         logger.error(traceback.format_exc())
         print(f"error: {one_line(error)} (traceback in {path})", file=sys.stderr)

@@ -8,6 +8,7 @@ import os
 import platform
 import resource
 import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -94,15 +95,19 @@ def recorded(path: Path) -> Iterator[None]:
 
     These facts differ from run to run, which is why they stand beside results and never in them.
     """
-    started, cpu = time.monotonic(), time.process_time()
+    started, cpu = time.monotonic(), cpu_seconds()
     date = datetime.now(UTC).isoformat(timespec="seconds")
     yield
+    seconds = time.monotonic() - started
+    gpus = gpus_in_use()
     write_json(
         path,
         {
             "started": date,
-            "wall_seconds": round(time.monotonic() - started, 2),
-            "cpu_seconds": round(time.process_time() - cpu, 2),
+            "wall_seconds": round(seconds, 2),
+            "cpu_seconds": round(cpu_seconds() - cpu, 2),
+            "gpus": gpus,
+            "gpu_seconds": round(len(gpus) * seconds, 2),
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "host": socket.gethostname(),
             "platform": platform.platform(),
@@ -111,3 +116,16 @@ def recorded(path: Path) -> Iterator[None]:
             "versions": {package: version(package) for package in VERSIONED},
         },
     )
+
+
+def cpu_seconds() -> float:
+    """Time that this process, and those that it has waited for, have had of all cores."""
+    return sum(os.times()[:4])
+
+
+def gpus_in_use() -> list[str]:
+    """Names of the GPUs that this process has computed on."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return []
+    return [torch.cuda.get_device_name()]
