@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unetflow.geometry import AxisGeometry, axis_tiles
 from unetflow.inference import build
-from unetflow.settings import UNetSettings
+from unetflow.networks import NetworkSettings
 
 HOLES = 1.12
 """Memory of a CPU process over that of its tensors: glibc reuses what is freed below 32 MiB, but
@@ -182,7 +182,9 @@ class Trace:
 
 
 @cache
-def trace(model: UNetSettings, channels: int, classes: int, precision: str, device: str) -> Trace:
+def trace(
+    model: NetworkSettings, channels: int, classes: int, precision: str, device: str
+) -> Trace:
     """Follow forward passes of the smallest tiles of a network, on tensors without data."""
     axes = model.geometry
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -220,7 +222,7 @@ def followed(
 
 
 def peak_bytes(
-    model: UNetSettings,
+    model: NetworkSettings,
     channels: int,
     classes: int,
     tile: Sequence[int],
@@ -278,7 +280,7 @@ def plan_of(traced: Trace, extents: Sequence[int], tile: Sequence[int]) -> tuple
 
 
 def choose_tile(
-    model: UNetSettings,
+    model: NetworkSettings,
     channels: int,
     classes: int,
     extents: Sequence[int],
