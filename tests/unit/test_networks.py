@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unetflow.geometry import axis_tiles
-from unetflow.inference import Model, array_reader, build, logits
-from unetflow.networks import FcnSettings, NetworkSettings, TernausNetSettings, parse_network
+from unetflow.geometry import axis_tiles, geometry_to_json
+from unetflow.inference import Model, array_reader, build, logits, sha256
+from unetflow.networks import (
+    FcnSettings,
+    NetworkSettings,
+    SlidingWindowSettings,
+    TernausNetSettings,
+    parse_network,
+)
 from unetflow.reading import parse
 from unetflow.settings import ExperimentSettings
+from unetflow.store import write_json
 from unetflow.tile_plan import choose_tile
+from unetflow.training import write_weights
 from unetflow.training_plan import Fingerprint, plan
+from unetflow.transfer import take_over
 
 torch.set_num_threads(1)
 
@@ -29,10 +39,13 @@ FCNS = [
     for stride in (32, 16, 8)
     for padding in PADDINGS
 ]
+WINDOWS = SlidingWindowSettings(network="sliding_window", width=3, hidden=5)
 EACH = pytest.mark.parametrize(
     "settings",
-    [*TERNAUSNETS, *FCNS],
-    ids=lambda of: f"{of.network}-{getattr(of, 'stride', '')}-{of.padding}",
+    [*TERNAUSNETS, *FCNS, WINDOWS],
+    ids=lambda of: "-".join(
+        str(getattr(of, name, "")) for name in ("network", "stride", "padding")
+    ),
 )
 
 
@@ -88,6 +101,15 @@ def test_fcn_has_the_published_parameters(stride: int) -> None:
     expected = encoder + fully + sum(convolution(inputs, 21, 1) for inputs in scores)
     expected += sum(21 * 21 * kernel**2 for kernel in kernels)
     assert count(FcnSettings(network="fcn", stride=stride), 3, 21) == expected
+
+
+def test_the_sliding_window_has_the_published_layers() -> None:
+    # 95 -> 92 -> 46 -> 42 -> 21 -> 18 -> 9 -> 6 -> 3, then 200 neurons and 2.
+    expected = convolution(1, 48, 4) + convolution(48, 48, 5) + 2 * convolution(48, 48, 4)
+    expected += (48 * 3 * 3 + 1) * 200 + (200 + 1) * 2
+    settings = SlidingWindowSettings(network="sliding_window")
+    assert settings.window == 95
+    assert count(settings, 1, 2) == expected == 219_290
 
 
 # -------------------------------------------------------------------------- what is computed
@@ -187,6 +209,72 @@ def test_a_new_fcn_scores_nothing_and_learns_all_but_its_last_interpolation() ->
     assert still == ["classify.final.weight"]
 
 
+def written(folder: Path, settings: NetworkSettings, network: nn.Module) -> Path:
+    """A folder with a trained network."""
+    folder.mkdir()
+    write_weights(folder / "model.safetensors", network.float().state_dict())
+    facts = {
+        "network": settings.model_dump(mode="json"),
+        "geometry": geometry_to_json(settings.geometry),
+        "channels": 1,
+        "class_names": ["background", "cell"],
+        "weights_sha256": sha256(folder / "model.safetensors"),
+        "training": {"images": []},
+    }
+    write_json(folder / "model.json", facts)
+    return folder
+
+
+def test_a_finer_fcn_goes_on_from_a_coarser_one(tmp_path: Path) -> None:
+    coarse, fine, finest = FCNS[1::2]
+    before = as_trained(coarse).float().state_dict()
+    start = written(tmp_path / "coarse", coarse, as_trained(coarse))
+    network = build(fine, 1, 2).eval()
+    take_over(network, start, [], "any", freeze_encoder=False)
+    after = network.state_dict()
+    kept = {name for name in after if name in before and torch.equal(after[name], before[name])}
+    assert kept == {*before} - {"classify.final.weight"}
+    assert not after["classify.score4.weight"].any()
+    # So it begins as the coarser one, between whose scores it interpolates in two steps.
+    coarser = build(coarse, 1, 2).eval()
+    coarser.load_state_dict(before)
+    with torch.inference_mode():
+        pixels = torch.randn(1, 1, 160, 160)
+        expected, found = (of(pixels)[:, :, 32:-32, 32:-32] for of in (coarser, network))
+    assert expected.std() > 10 * (found - expected).std() > 0
+    finer = written(tmp_path / "finer", fine, network)
+    with pytest.raises(ValueError, match=r"train\.start_from must be the same network: 3 layers"):
+        take_over(build(coarse, 1, 2), finer, [], "any", freeze_encoder=False)
+    other = written(tmp_path / "other", TERNAUSNETS[1], as_trained(TERNAUSNETS[1]))
+    with pytest.raises(ValueError, match=r"train\.start_from must be the same network"):
+        take_over(build(finest, 1, 2), other, [], "any", freeze_encoder=False)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_all_windows_at_once_are_what_each_is_by_itself(channels: int) -> None:
+    torch.manual_seed(0)
+    settings = SlidingWindowSettings(network="sliding_window")
+    network = build(settings, channels, 3).eval()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.bias, std=0.3)
+    pixels = torch.randn(2, channels, 95 + 6, 95 + 4)
+    with torch.inference_mode():
+        dense = network(pixels)
+        network.dense = False
+        patchwise = network(pixels)
+        # By layers of torch alone, on one window.
+        layers: list[nn.Module] = []
+        for layer in network.convolutions:
+            layers += [layer, nn.ReLU(), nn.MaxPool2d(2)]
+        features = nn.Sequential(*layers, nn.Flatten())(pixels[1:, :, 5:100, 3:98])
+        connected = features @ network.connect.weight.flatten(1).T + network.connect.bias
+        alone = connected.relu() @ network.classify.weight.flatten(1).T + network.classify.bias
+    assert dense.shape == patchwise.shape == (2, 3, 7, 5)
+    for found, expected in ((dense, patchwise), (dense[1:, :, 5, 3], alone)):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(dense.abs().max()))
+
+
 # ---------------------------------------------------------------------------------- geometry
 
 
@@ -199,7 +287,7 @@ def test_outputs_have_the_stated_extents(settings: NetworkSettings) -> None:
     assert output.shape == (2, 4, *(extent - 2 * axis.frame for extent in extents))
 
 
-@pytest.mark.parametrize("settings", [TERNAUSNETS[0], *FCNS[::2]], ids=str)
+@pytest.mark.parametrize("settings", [TERNAUSNETS[0], *FCNS[::2], WINDOWS], ids=str)
 def test_outputs_depend_on_the_stated_tile_alone(settings: NetworkSettings) -> None:
     """A line of changed input reaches a step of outputs only if their smallest tile holds it."""
     network = as_trained(settings)
@@ -227,7 +315,7 @@ def test_outputs_depend_on_the_stated_tile_alone(settings: NetworkSettings) -> N
 @EACH
 def test_a_tile_equals_its_part_of_the_whole(settings: NetworkSettings) -> None:
     network, axis = as_trained(settings), settings.geometry[0]
-    extent = 5 * axis.divisor
+    extent = 160
     across = axis.minimum
     pixels = torch.randn(1, 1, axis.input_for(extent), across, dtype=torch.float64)
     with torch.inference_mode():
@@ -249,8 +337,8 @@ def test_tiled_prediction_equals_that_of_the_whole_image(settings: NetworkSettin
     pixels = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
     region = (slice(0, shape[0]), slice(0, shape[1]))
     whole = logits(model, array_reader(pixels), shape, region, None)
-    smallest = [axis.smallest_tile for axis in settings.geometry]
-    tiled = logits(model, array_reader(pixels), shape, region, smallest)
+    small = [axis.at_least(32 + 2 * axis.reach) for axis in settings.geometry]
+    tiled = logits(model, array_reader(pixels), shape, region, small)
     assert whole.shape == (2, *shape)
     np.testing.assert_allclose(tiled, whole, atol=1e-5 * float(np.ptp(whole)))
 
@@ -283,11 +371,14 @@ def test_a_mistake_is_one_line(model: dict[str, object], message: str) -> None:
 
 def test_the_plans_know_every_network() -> None:
     dataset = Fingerprint(30, 1, (512, 512), 40.0, 30 * 512**2, 512**2, (1.0, 1.0))
-    for network, padding in itertools.product(("ternausnet", "fcn"), PADDINGS):
-        of = {"network": network, "padding": padding, "width": "auto"}
+    padded = itertools.product(("ternausnet", "fcn"), PADDINGS)
+    for of in (
+        *({"network": network, "padding": padding} for network, padding in padded),
+        {"network": "sliding_window"},
+    ):
         automatic = ExperimentSettings(
             dataset="isbi2012",
-            model=of,
+            model={**of, "width": "auto"},
             patches={"tile": "auto"},
             train={"batch": "auto", "memory_gb": 4, "device": "cpu"},
         )

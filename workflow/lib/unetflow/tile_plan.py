@@ -252,13 +252,18 @@ def fitted(extent: int, axis: AxisGeometry) -> list[int]:
     return sorted({axis.at_least(n + 2 * axis.reach) for n in written} | {axis.input_for(extent)})
 
 
+@cache
+def extents_read(extent: int, axis: AxisGeometry, largest: int) -> dict[int, int]:
+    """How many tiles of an axis read how many samples."""
+    return Counter(
+        span.read_stop - span.read_start for span in axis_tiles(0, extent, extent, axis, largest)
+    )
+
+
 def plan_of(traced: Trace, extents: Sequence[int], tile: Sequence[int]) -> tuple[float, TilePlan]:
     """Cost and plan of predicting an image with tiles of at most `tile`."""
     read = [
-        Counter(
-            span.read_stop - span.read_start
-            for span in axis_tiles(0, extent, extent, axis, largest)
-        )
+        extents_read(extent, axis, largest)
         for extent, axis, largest in zip(extents, traced.geometry, tile, strict=True)
     ]
     whole = [axis.input_for(extent) for extent, axis in zip(extents, traced.geometry, strict=True)]
