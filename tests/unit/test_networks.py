@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from unetflow.geometry import axis_tiles, geometry_to_json
 from unetflow.inference import Model, array_reader, build, logits, sha256
@@ -248,6 +249,17 @@ def test_a_finer_fcn_goes_on_from_a_coarser_one(tmp_path: Path) -> None:
     other = written(tmp_path / "other", TERNAUSNETS[1], as_trained(TERNAUSNETS[1]))
     with pytest.raises(ValueError, match=r"train\.start_from must be the same network"):
         take_over(build(finest, 1, 2), other, [], "any", freeze_encoder=False)
+
+
+def test_each_window_by_itself_takes_555_times_the_operations() -> None:
+    found = {}
+    for dense, extent in ((True, 2000), (False, 95)):
+        settings = SlidingWindowSettings(network="sliding_window", dense=dense)
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            build(settings, 1, 2)(torch.empty(1, 1, extent, extent))
+        found[dense] = counter.get_total_flops() / (extent - 94) ** 2
+    # Of a large image; of this one its border still counts.
+    assert 0.9 * 555 < found[False] / found[True] < 555
 
 
 @pytest.mark.parametrize("channels", [1, 2])
