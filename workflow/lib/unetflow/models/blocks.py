@@ -41,12 +41,12 @@ def upsample(layer: nn.ConvTranspose2d, x: Tensor, border: Sequence[Border]) -> 
     `x`. They stay on the border of the image, where there is nothing beyond. On other sides
     `(kernel - stride + 1) // 2` are cut off, on both sides alike.
     """
-    x = layer(x)
-    for axis, (start, stop) in enumerate(border, start=2):
-        lost = (layer.kernel_size[axis - 2] - layer.stride[axis - 2] + 1) // 2
-        kept = x.shape[axis] - lost * (2 - start - stop)
-        x = x.narrow(axis, 0 if start else lost, kept)
-    return x
+    parts = [slice(None)] * 2
+    for extent, stride, (start, stop) in zip(layer.kernel_size, layer.stride, border, strict=True):
+        lost = (extent - stride + 1) // 2
+        parts.append(slice(0 if start else lost, None if stop else -lost))
+    kept: Tensor = layer(x)[tuple(parts)]
+    return kept
 
 
 def crop(skip: Tensor, like: Tensor, border: Sequence[Border]) -> Tensor:
