@@ -23,6 +23,12 @@ from unetflow.inference import (
     choose_precision,
     logits,
 )
+from unetflow.networks import (
+    FcnSettings,
+    NetworkSettings,
+    SlidingWindowSettings,
+    TernausNetSettings,
+)
 from unetflow.settings import UNetSettings
 
 torch.set_num_threads(1)
@@ -63,6 +69,29 @@ def compare(
         worst = max(worst, float(np.abs(predict(fast, pixels, tile) - whole).max()))
     spread = float(np.ptp(expected))
     return float(np.abs(whole - expected).max()) / spread, worst / spread
+
+
+def other(architecture: NetworkSettings) -> float:
+    """Largest difference from torch, as a share of the range, over tiles with and without border.
+
+    The extents are not those that the network was converted with.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    network = build(architecture, 1, 2).eval()
+    for values in network.parameters():
+        if not values.any():
+            torch.nn.init.normal_(values, std=0.1)
+    axis = architecture.geometry[0]
+    example = torch.zeros(1, 1, axis.smallest_tile, axis.smallest_tile)
+    fast = OpenVinoNetwork(network, example, "32", 1)
+    pixels = torch.randn(1, 1, axis.at_least(axis.smallest_tile + 1), axis.smallest_tile)
+    worst = 0.0
+    for border in ([(False, False)] * 2, [(axis.padded, False), (False, axis.padded)]):
+        with torch.inference_mode():
+            expected, found = network(pixels, border), fast(pixels, border)
+        worst = max(worst, float((found - expected).abs().max() / np.ptp(expected.numpy())))
+    return worst
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +140,18 @@ def test_auto_is_openvino_on_a_cpu_where_it_is_installed(
     place = torch.device(device)
     assert choose_backend(place, "auto") == expected
     assert choose_backend(place, "torch") == "torch"
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        TernausNetSettings(network="ternausnet", width=4),
+        FcnSettings(network="fcn", width=2, padding="zeros"),
+        SlidingWindowSettings(network="sliding_window", width=4, hidden=8),
+    ],
+    ids=lambda of: of.network,
+)
+def test_every_network_is_converted(
+    process: ProcessPoolExecutor, architecture: NetworkSettings
+) -> None:
+    assert process.submit(other, architecture).result() < 1e-5

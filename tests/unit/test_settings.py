@@ -20,6 +20,8 @@ from unetflow.experiments import (
     first_alike,
     load_experiments,
     load_families,
+    stage_before,
+    start_of,
 )
 from unetflow.reading import dotted_keys, parse, read_yaml
 from unetflow.settings import ExperimentSettings, PredictSettings, RunSettings
@@ -472,13 +474,49 @@ def test_a_start_must_be_there_and_another_model(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"one: train\.start_from must hold model\.json: found none"
     ):
-        check_starts(started, tmp_path)
+        check_starts(started, tmp_path, {"one": started})
     folder.mkdir(parents=True)
     for name in ("model.json", "model.safetensors"):
         (folder / name).write_text("{}")
-    check_starts(started, tmp_path)
+    check_starts(started, tmp_path, {"one": started})
+    other = {"other": started["one"]}
     with pytest.raises(ValueError, match="must be another model: got its own"):
-        check_starts({"other": started["one"]}, tmp_path)
+        check_starts(other, tmp_path, {"other": other})
+
+
+def test_stages_of_one_file_follow_each_other_and_make_no_circle(tmp_path: Path) -> None:
+    family = {
+        "a": ExperimentSettings(**GOOD),
+        "a-b": ExperimentSettings(**having(train__start_from="a")),
+        "a-c": ExperimentSettings(**having(train__start_from="a-b")),
+    }
+    check_starts(family, tmp_path, dict.fromkeys(family, family))
+    assert [stage_before(family, name) for name in family] == [None, "a", "a-b"]
+    assert [start_of(family, name) for name in family] == [None] * 3
+    circle = family | {"a": ExperimentSettings(**having(train__start_from="a-c"))}
+    with pytest.raises(ValueError, match=r"experiment a: .* got a circle of a, a-c, a-b"):
+        check_starts(circle, tmp_path, dict.fromkeys(circle, circle))
+
+
+def test_pretrained_weights_must_be_there_and_alone(tmp_path: Path) -> None:
+    path = tmp_path / "vgg11.pth"
+    model = {"network": "ternausnet", "padding": "valid", "pretrained": str(path)}
+    content = having(model=model, patches__tile=342)
+    content.pop("predict", None)
+    family = {"one": ExperimentSettings(**content)}
+    with pytest.raises(ValueError, match=r"one: model.pretrained must be a file: .*8a719046\.pth"):
+        check_starts(family, tmp_path, {"one": family})
+    path.write_bytes(b"abc")
+    check_starts(family, tmp_path, {"one": family})
+    assert start_of(family, "one") == [str(path), 3, path.stat().st_mtime_ns]
+    content["train"] = {**content.get("train", {}), "start_from": "elsewhere"}
+    with pytest.raises(ValueError, match=r"train.start_from must be alone: got model.pretrained"):
+        ExperimentSettings(**content)
+
+
+def test_a_frozen_encoder_must_come_from_somewhere() -> None:
+    with pytest.raises(ValueError, match=r"must have train\.start_from or model\.pretrained: got"):
+        ExperimentSettings(**having(train__freeze_encoder=True))
 
 
 # -------------------------------------------------------------------------------- datasets

@@ -35,7 +35,7 @@ CHOSEN = in_one_line(settings_files.load_experiments, FOLDER, RUN.experiments)
 # What a chosen variant shares with others of its file is always made under the same name.
 FAMILIES = in_one_line(settings_files.load_families, FOLDER, CHOSEN)
 EXPERIMENTS = {name: family[name] for name, family in FAMILIES.items()}
-in_one_line(settings_files.check_starts, CHOSEN, Path(RUN.results))
+in_one_line(settings_files.check_starts, CHOSEN, Path(RUN.results), FAMILIES)
 DATASETS = in_one_line(settings_files.datasets_of, EXPERIMENTS, REGISTRY, OVERRIDE)
 SHEETS = in_one_line(sheets.read_sheets, Path("config/archives"), RUN.archives, CHOSEN)
 ARCHIVES = list(SHEETS)

@@ -189,6 +189,17 @@ def fold_models(wildcards):
     )
 
 
+def earlier_stage(wildcards):
+    """Network of the same split and seed that a training goes on from, where that is made here."""
+    stage = settings_files.stage_before(
+        FAMILIES[wildcards.experiment], wildcards.experiment
+    )
+    if stage is None:
+        return []
+    files = [rules.train_model.output.weights, rules.train_model.output.facts]
+    return expand(files, experiment=stage, allow_missing=True)
+
+
 def training_threads(wildcards):
     """Threads of all processes of a training."""
     train = EXPERIMENTS[wildcards.experiment].train

@@ -38,6 +38,7 @@ rule train_model:
             image=training_images(wildcards) + validation_images(wildcards),
         ),
         folds=fold_models,
+        stage=earlier_stage,
     output:
         weights="<results>/experiments/{experiment}/{split}/seed{seed}/model.safetensors",
         last="<results>/experiments/{experiment}/{split}/seed{seed}/last.safetensors",
@@ -74,7 +75,7 @@ rule train_model:
         settings=training_settings,
         # Read once it is there, never made by this rule: it may be of an experiment that is not run.
         start=lambda wildcards: settings_files.start_of(
-            EXPERIMENTS[wildcards.experiment]
+            FAMILIES[wildcards.experiment], wildcards.experiment
         ),
         checkpoints=in_results("experiments/{experiment}/.checkpoint"),
     script:

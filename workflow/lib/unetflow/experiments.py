@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unetflow.datasets.registry import find_dataset
+from unetflow.networks import Network, VggSettings
 from unetflow.reading import parse, read_yaml
 from unetflow.settings import DatasetSettings, ExperimentSettings
 
@@ -105,7 +106,17 @@ def settled(experiment: ExperimentSettings, values: Mapping[str, Any]) -> Experi
     return parse(ExperimentSettings, changed(content, values, "plan"), "the plan of its training")
 
 
-def check_starts(experiments: Mapping[str, ExperimentSettings], results: Path) -> None:
+def stage_before(family: Mapping[str, ExperimentSettings], name: str) -> str | None:
+    """Return the experiment of the same file that a training goes on from, if it does so."""
+    start = family[name].train.start_from
+    return start if start in family else None
+
+
+def check_starts(
+    experiments: Mapping[str, ExperimentSettings],
+    results: Path,
+    families: Mapping[str, Mapping[str, ExperimentSettings]],
+) -> None:
     """Refuse an experiment that starts from itself, or from a model that is not there.
 
     Raises
@@ -114,7 +125,17 @@ def check_starts(experiments: Mapping[str, ExperimentSettings], results: Path) -
         One line that names the experiment.
     """
     for name, experiment in experiments.items():
-        if experiment.train.start_from is None:
+        check_pretrained(name, experiment.model)
+        stages, stage = [name], stage_before(families[name], name)
+        while stage is not None:
+            if stage in stages:
+                raise ValueError(
+                    f"experiment {name}: train.start_from must lead to a first stage: got a circle "
+                    f"of {', '.join(stages)}"
+                )
+            stages.append(stage)
+            stage = stage_before(families[name], stage)
+        if experiment.train.start_from is None or len(stages) > 1:
             continue
         folder = Path(experiment.train.start_from)
         own = (results / "experiments" / name).resolve()
@@ -130,12 +151,28 @@ def check_starts(experiments: Mapping[str, ExperimentSettings], results: Path) -
                 )
 
 
-def start_of(experiment: ExperimentSettings) -> list[str | int] | None:
-    """What a training starts from: folder, size and time of change of its weights."""
-    if experiment.train.start_from is None:
+def check_pretrained(name: str, model: Network) -> None:
+    """Refuse weights that are not there, where a network starts from some."""
+    if not isinstance(model, VggSettings) or model.pretrained is None:
+        return
+    if not Path(model.pretrained).is_file():
+        raise ValueError(
+            f"experiment {name}: model.pretrained must be a file: found none at "
+            f"{model.pretrained}; fetch https://download.pytorch.org/models/{model.weights_name}"
+        )
+
+
+def start_of(family: Mapping[str, ExperimentSettings], name: str) -> list[str | int] | None:
+    """What a training starts from, unless it is an earlier stage: file, size, time of change."""
+    model, start = family[name].model, family[name].train.start_from
+    if isinstance(model, VggSettings) and model.pretrained is not None:
+        weights = Path(model.pretrained)
+    elif start is not None and start not in family:
+        weights = Path(start) / "model.safetensors"
+    else:
         return None
-    status = (Path(experiment.train.start_from) / "model.safetensors").stat()
-    return [experiment.train.start_from, status.st_size, status.st_mtime_ns]
+    status = weights.stat()
+    return [str(weights), status.st_size, status.st_mtime_ns]
 
 
 def dataset_name(experiment: ExperimentSettings) -> str:

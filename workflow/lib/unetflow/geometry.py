@@ -150,15 +150,8 @@ def unet_geometry(
 ) -> Geometry:
     """Geometry of a U-Net with 2x pooling, alike on each axis.
 
-    On a side that is not padded each level loses `c = convolutions * (kernel - 1) / 2` samples on
-    its way down and again on its way up, and one sample of a level is two of the level above:
-    `halo(d) = 2 halo(d-1) + 2 c` in all, and `entry(d) = 2 entry(d-1) + c` before the last pooling.
-
-    The poolings of a padded image begin at its first sample. A tile sees the same if what is left
-    of it before each pooling begins at an even sample of its level: if it begins `entry` before a
-    multiple of the divisor. Its output then begins `halo - entry` after one, which is `lead` before
-    the next. At its stop the same holds, mirrored. A padded side needs nothing: it lies on the
-    grid.
+    Each level loses `convolutions * (kernel - 1) / 2` samples on its way down and again on its way
+    up.
 
     Examples
     --------
@@ -170,11 +163,36 @@ def unet_geometry(
     (16, 94, 384)
     """
     lost_per_level = convolutions * (kernel - 1) // 2
-    halo, entry = lost_per_level, 0
-    for _ in range(depth):
-        halo = 2 * halo + 2 * lost_per_level
-        entry = 2 * entry + lost_per_level
+    lost = [lost_per_level] * depth
+    return pyramid_geometry([*lost, lost_per_level], lost, dimensions, padded)
+
+
+def pyramid_geometry(
+    down: Sequence[int], up: Sequence[int], dimensions: int, padded: bool = False
+) -> Geometry:
+    """Geometry of a network that goes down by 2x pooling and up again, alike on each axis.
+
+    One sample of a level is two of the level above. So on a side that is not padded the network
+    loses `entry`, the sum of `down[level] * 2**level`, before the last pooling, and `halo`, with
+    the last level and the sum of `up[level] * 2**level`, in all.
+
+    The poolings of a padded image begin at its first sample. A tile sees the same if what is left
+    of it before each pooling begins at an even sample of its level: if it begins `entry` before a
+    multiple of the divisor. Its output then begins `halo - entry` after one, which is `lead` before
+    the next. At its stop the same holds, mirrored. A padded side needs nothing: it lies on the
+    grid.
+
+    Parameters
+    ----------
+    down : sequence of int
+        Samples that each level loses on a side, on the way down, the last level included.
+    up : sequence of int
+        The same on the way up, without the last level; a level's upsampling counts as its own.
+    """
+    depth = len(up)
     divisor = 2**depth
+    entry = sum(lost << level for level, lost in enumerate(down[:depth]))
+    halo = entry + (down[depth] << depth) + sum(lost << level for level, lost in enumerate(up))
     if padded:
         axis = AxisGeometry(divisor, halo, divisor, padded=True, lead=(entry - halo) % divisor)
     else:

@@ -30,9 +30,9 @@ from unetflow.geometry import (
     mirrored,
     tiles,
 )
+from unetflow.networks import NetworkSettings, parse_network
 from unetflow.orientations import Orientation, Region
 from unetflow.orientations import orientations as orientations_of
-from unetflow.settings import UNetSettings
 from unetflow.store import read_json
 
 Reader = Callable[[Region], NDArray[np.float32]]
@@ -53,7 +53,7 @@ class Model:
     backend: str = "torch"
 
 
-def build(settings: UNetSettings, channels: int, classes: int) -> nn.Module:
+def build(settings: NetworkSettings, channels: int, classes: int) -> nn.Module:
     """Return the untrained network of the module in `models/` that the settings name."""
     module = import_module(f"unetflow.models.{settings.network}")
     network: nn.Module = module.build(settings, channels, classes)
@@ -85,7 +85,7 @@ def load(
             f"{weights}: weights must have the SHA-256 that model.json states: got {found}, "
             f"expected {facts['weights_sha256']}; copy both files again from the same training"
         )
-    settings = UNetSettings(**facts["network"])
+    settings = parse_network(facts["network"])
     network = build(settings, facts["channels"], len(facts["class_names"]))
     network.load_state_dict(safetensors.torch.load_file(weights))
     place = choose_device("cpu" if backend == "openvino" else device)

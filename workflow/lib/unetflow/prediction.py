@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from unetflow import axes as axis_rules
 from unetflow import predicted
 from unetflow.inference import Model, array_reader, probabilities
+from unetflow.networks import parse_network
 from unetflow.progress import log, track
 from unetflow.regions import Job, normalisation_of, predict_regions
 from unetflow.rotations import mean_over_rotations
-from unetflow.settings import PredictSettings, UNetSettings
+from unetflow.settings import PredictSettings
 from unetflow.store import Image, create_image, open_image, replacing, shard_regions
 from unetflow.tile_plan import choose_tile
 
@@ -94,7 +95,7 @@ def tile_of(model: Model, image: Image, settings: PredictSettings) -> Sequence[i
     """Tile of an image: the one that the model was trained for, or the fastest for the image."""
     if settings.tile != "auto":
         return list(model.facts["tile"])
-    network = UNetSettings(**model.facts["network"])
+    network = parse_network(model.facts["network"])
     classes, device = len(model.facts["class_names"]), model.device.type
     plan = choose_tile(
         network,

@@ -22,7 +22,7 @@ from unetflow.store import write_json
 PACKAGE = Path(__file__).parent
 
 # Their effect reaches a step as values (its settings) or not at all.
-WITHOUT_EFFECT = {"settings", "progress", "monitoring", "provenance"}
+WITHOUT_EFFECT = {"settings", "fields", "networks", "progress", "monitoring", "provenance"}
 
 VERSIONED = ("unetflow", "torch", "numpy", "scipy", "scikit-image", "zarr", "dask", "snakemake")
 

@@ -80,8 +80,11 @@ def first_mistake(
     key, mistake = mistakes[0]
     message = said(mistake)
     if mistake["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(key, list(dotted_keys(model)), n=1, cutoff=0.5)
+        known = list(dotted_keys(model))
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f"the nearest is {close[0]}" if close else "see config/README.md"
+        if key in known:  # of another member of a union
+            hint = "it belongs to another kind or network; see config/README.md"
         return f"unknown key {key}; {hint}"
     if mistake["type"] in ("missing", "union_tag_not_found"):
         return f"{key} is required: add it"

@@ -74,8 +74,9 @@ def tables(model: type[BaseModel], prefix: str) -> list[str]:
         nested = [] if name == "dataset" else nested_models(field.annotation)
         if nested:
             for member in nested:
-                kind = member.model_json_schema()["properties"].get("kind", {}).get("const")
-                title = f"`{key}`" + (f" with `kind: {kind}`" if kind else "")
+                told = str(field.discriminator)
+                of = member.model_json_schema()["properties"].get(told, {}).get("const")
+                title = f"`{key}`" + (f" with `{told}: {of}`" if of else "")
                 below += ["", f"### {title}", "", (member.__doc__ or "").split("\n")[0]]
                 below += tables(member, f"{key}.")
         else:

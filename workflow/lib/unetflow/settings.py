@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from unetflow.geometry import Geometry, unet_geometry
+from unetflow.fields import OR_AUTO, Settings, setting
+from unetflow.networks import Network, UNetSettings, VggSettings
 from unetflow.orientations import orientations
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
@@ -25,33 +26,6 @@ def _once(numbers: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Distinct = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_once)]
-
-
-class Settings(BaseModel):
-    """Base of all settings: unknown keys are errors, values do not change after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-def setting(default: Any, description: str, unit: str | None = None, **limits: Any) -> Any:
-    """Return a field with its description and, for the reference, its unit."""
-    return Field(
-        default,
-        description=description,
-        json_schema_extra={"unit": unit} if unit else None,
-        **limits,
-    )
-
-
-class OrAuto:
-    """Marks a setting whose value may also be `auto`, for the schema and the reference."""
-
-    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
-        """Schema of the setting's values, or the word."""
-        return {"anyOf": [handler(core), {"const": "auto"}]}
-
-
-OR_AUTO = OrAuto()
 
 
 # ------------------------------------------------------------------------------- datasets
@@ -321,34 +295,6 @@ class PatchesSettings(Settings):
         return (self.tile,) * dimensions if isinstance(self.tile, int) else self.tile
 
 
-class UNetSettings(Settings):
-    """The U-Net of Ronneberger et al. 2015, two convolutions per level."""
-
-    network: Literal["unet"] = setting("unet", "the module in models/ that builds it")
-    dimensions: Literal[2, 3] = setting(2, "2: stacks are read plane by plane; 3: as volumes")
-    width: Annotated[int, OR_AUTO] = setting(
-        64, "channels of the first level, doubled at each further one", ge=1, le=512
-    )
-    depth: Annotated[int, OR_AUTO] = setting(4, "number of poolings", ge=1, le=7)
-    dropout: float = setting(0.5, "at the end of the contracting path", ge=0, lt=1)
-    padding: Literal["valid", "zeros"] = setting(
-        "valid",
-        "valid: convolutions do not pad, the image is mirrored at its border (the paper); zeros: "
-        'every convolution pads with zeros there, as "same" U-Nets do, and outputs are as large as '
-        "inputs",
-    )
-    normalisation: Literal["none", "batch"] = setting(
-        "none",
-        "batch: batch normalisation before each ReLU (3D U-Net), with stored statistics at "
-        "prediction",
-    )
-
-    @property
-    def geometry(self) -> Geometry:
-        """Geometry along each spatial axis."""
-        return unet_geometry(self.depth, self.dimensions, padded=self.padding == "zeros")
-
-
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},
     "modern": {
@@ -434,10 +380,12 @@ class TrainSettings(Settings):
     start_from: str | None = setting(
         None,
         "folder of a model.json and model.safetensors to go on from, such as "
-        "results/experiments/NAME/final/seed0, with the same network",
+        "results/experiments/NAME/final/seed0, with the same network; or an experiment of the same "
+        "file, as an earlier stage: its network of the same split and seed",
     )
     freeze_encoder: bool = setting(
-        False, "leave the contracting path as start_from has it; for very few images"
+        False,
+        "leave the contracting path as start_from or model.pretrained has it; for very few images",
     )
 
     @model_validator(mode="before")
@@ -453,12 +401,6 @@ class TrainSettings(Settings):
                 f"batch must be a multiple of devices: got {self.batch} for {self.devices}; "
                 f"set batch to {-(-self.batch // self.devices) * self.devices}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _frozen_comes_from_somewhere(self) -> Self:
-        if self.freeze_encoder and self.start_from is None:
-            raise ValueError("freeze_encoder must have start_from: got none; name a trained model")
         return self
 
 
@@ -715,7 +657,7 @@ class ExperimentSettings(Settings):
     intensity: IntensitySettings = IntensitySettings()
     weights: WeightsSettings = WeightsSettings()
     patches: PatchesSettings = PatchesSettings()
-    model: UNetSettings = UNetSettings()
+    model: Network = setting(UNetSettings(), "the network, of those below")
     train: TrainSettings = TrainSettings()
     predict: PredictSettings = PredictSettings()
     segment: SegmentSettings = SegmentSettings()
@@ -744,6 +686,22 @@ class ExperimentSettings(Settings):
                 result[section]["batch"] = of.get("devices", 1)
             automatic.append(key)
         return result | {"automatic": automatic} if automatic else result
+
+    @model_validator(mode="before")
+    @classmethod
+    def _network_is_unet_unless_named(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(model := given.get("model"), dict):
+            return given | {"model": {"network": "unet"} | model}
+        return given
+
+    @model_validator(mode="after")
+    def _planned_depth_is_a_setting(self) -> Self:
+        if "model.depth" in self.automatic and "depth" not in type(self.model).model_fields:
+            raise ValueError(
+                f"model.depth auto must be of a network that has it: got {self.model.network}; "
+                "leave it out"
+            )
+        return self
 
     @field_validator("dataset")
     @classmethod
@@ -788,10 +746,24 @@ class ExperimentSettings(Settings):
     @model_validator(mode="after")
     def _batch_is_normalised_whole(self) -> Self:
         # Else a network would learn another thing from several processes than from one.
-        if self.model.normalisation == "batch" and self.train.devices > 1:
+        if self.model.mixes_batch and self.train.devices > 1:
             raise ValueError(
                 "model.normalisation batch must see all of a batch: got train.devices "
                 f"{self.train.devices}, which divide it; set train.devices to 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_come_from_one_place(self) -> Self:
+        pretrained = isinstance(self.model, VggSettings) and self.model.pretrained is not None
+        if self.train.start_from is not None and pretrained:
+            raise ValueError(
+                "train.start_from must be alone: got model.pretrained too; set one of them to null"
+            )
+        if self.train.freeze_encoder and self.train.start_from is None and not pretrained:
+            raise ValueError(
+                "train.freeze_encoder must have train.start_from or model.pretrained: got none; "
+                "name a trained model"
             )
         return self
 

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unetflow.geometry import AxisGeometry, axis_tiles
 from unetflow.inference import build
-from unetflow.settings import UNetSettings
+from unetflow.networks import NetworkSettings
 
 HOLES = 1.12
 """Memory of a CPU process over that of its tensors: glibc reuses what is freed below 32 MiB, but
@@ -182,7 +182,9 @@ class Trace:
 
 
 @cache
-def trace(model: UNetSettings, channels: int, classes: int, precision: str, device: str) -> Trace:
+def trace(
+    model: NetworkSettings, channels: int, classes: int, precision: str, device: str
+) -> Trace:
     """Follow forward passes of the smallest tiles of a network, on tensors without data."""
     axes = model.geometry
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -220,7 +222,7 @@ def followed(
 
 
 def peak_bytes(
-    model: UNetSettings,
+    model: NetworkSettings,
     channels: int,
     classes: int,
     tile: Sequence[int],
@@ -250,13 +252,18 @@ def fitted(extent: int, axis: AxisGeometry) -> list[int]:
     return sorted({axis.at_least(n + 2 * axis.reach) for n in written} | {axis.input_for(extent)})
 
 
+@cache
+def extents_read(extent: int, axis: AxisGeometry, largest: int) -> dict[int, int]:
+    """How many tiles of an axis read how many samples."""
+    return Counter(
+        span.read_stop - span.read_start for span in axis_tiles(0, extent, extent, axis, largest)
+    )
+
+
 def plan_of(traced: Trace, extents: Sequence[int], tile: Sequence[int]) -> tuple[float, TilePlan]:
     """Cost and plan of predicting an image with tiles of at most `tile`."""
     read = [
-        Counter(
-            span.read_stop - span.read_start
-            for span in axis_tiles(0, extent, extent, axis, largest)
-        )
+        extents_read(extent, axis, largest)
         for extent, axis, largest in zip(extents, traced.geometry, tile, strict=True)
     ]
     whole = [axis.input_for(extent) for extent, axis in zip(extents, traced.geometry, strict=True)]
@@ -278,7 +285,7 @@ def plan_of(traced: Trace, extents: Sequence[int], tile: Sequence[int]) -> tuple
 
 
 def choose_tile(
-    model: UNetSettings,
+    model: NetworkSettings,
     channels: int,
     classes: int,
     extents: Sequence[int],

@@ -31,7 +31,9 @@ from unetflow.geometry import geometry_to_json
 from unetflow.inference import Model, build, choose_device, choose_precision, sha256
 from unetflow.intensity import Normalisation, normalisations
 from unetflow.monitoring import Events
+from unetflow.networks import VggSettings
 from unetflow.optimisation import State, out_of_memory
+from unetflow.pretrained import take_pretrained
 from unetflow.progress import Bar, Waiting, log, one_line, silence
 from unetflow.provenance import code_digest
 from unetflow.sampling import Patches
@@ -87,9 +89,13 @@ def task_of(
     patches: Sequence[str],
     histograms: Sequence[str],
     folds: Sequence[str],
+    stage: Sequence[str],
     start: str | None = None,
 ) -> Task:
-    """Return the task of a split's name and of files, some named after images: NAME.zarr."""
+    """Return the task of a split's name and of files, some named after images: NAME.zarr.
+
+    The files of an earlier stage, where there are any, tell the folder to start from.
+    """
     parts, described = read_json(Path(split))[name], read_json(Path(index))
     learned = {Path(path).stem: Path(path) for path in patches}
     sizes = [of["voxel_size_um"].items() for of in described["images"] if of["image"] in learned]
@@ -101,7 +107,7 @@ def task_of(
         class_names=described["class_names"],
         voxel_size_um=dict(set.intersection(*map(set, sizes))) if sizes else {},
         plan=read_json(Path(plan)),
-        start=None if start is None else Path(start),
+        start=Path(stage[0]).parent if stage else Path(start) if start else None,
     )
 
 
@@ -148,6 +154,8 @@ def train(task: Task, experiment: ExperimentSettings, output: Path, checkpoints:
     if task.start is not None:
         images, dataset = list(task.patches), str(experiment.dataset)
         take_over(network, task.start, images, dataset, settings.freeze_encoder)
+    elif isinstance(experiment.model, VggSettings) and experiment.model.pretrained:
+        take_pretrained(network, experiment.model, settings.freeze_encoder)
     example = patches.batch(0, settings)[0] if settings.compile else None
     state = State(fabric, network, settings, steps, example)
     checkpoint = checkpoints / task_digest(task, experiment)
@@ -249,6 +257,8 @@ def task_digest(task: Task, experiment: ExperimentSettings) -> str:
     files = [*task.folds, *task.histograms.values()]
     if task.start is not None:
         files.append(task.start / "model.safetensors")
+    if isinstance(experiment.model, VggSettings) and experiment.model.pretrained:
+        files.append(Path(experiment.model.pretrained))
     facts += [f"{path} {sha256(path)}" for path in files]
     for folder in [*task.patches.values(), *task.validation.values()]:
         files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from unetflow import axes as axis_rules
 from unetflow.inference import build
+from unetflow.networks import Network, NetworkSettings
 from unetflow.progress import log, track
-from unetflow.settings import ExperimentSettings, UNetSettings
+from unetflow.settings import ExperimentSettings
 from unetflow.store import open_image, read_json, write_json
 from unetflow.weights import labels_of
 
@@ -130,7 +131,7 @@ def channels_of(entry: Mapping[str, Any]) -> int:
 
 
 def step_bytes(
-    model: UNetSettings, channels: int, classes: int, batch: int, tile: Sequence[int]
+    model: NetworkSettings, channels: int, classes: int, batch: int, tile: Sequence[int]
 ) -> int:
     """Memory of one step of training in single precision, libraries included.
 
@@ -162,6 +163,8 @@ def step_bytes(
 
 def plan(experiment: ExperimentSettings, of: Fingerprint, classes: int) -> dict[str, Any]:
     """Values of the settings that are `auto`, each with its reason, and the memory of a step.
+
+    Width, tile and batch are those of any network, depth is of those that have it.
 
     Returns
     -------
@@ -201,12 +204,8 @@ def plan(experiment: ExperimentSettings, of: Fingerprint, classes: int) -> dict[
     model, tile = fitting(experiment, of, model, tile, batch, classes, reasons)
     if "train.batch" in automatic:
         batch, reasons["train.batch"] = chosen_batch(experiment, of, model, tile, classes)
-    values = {
-        "model.depth": model.depth,
-        "model.width": model.width,
-        "patches.tile": tile,
-        "train.batch": batch,
-    }
+    values = {f"model.{name}": value for name, value in model}
+    values |= {"patches.tile": tile, "train.batch": batch}
     return {
         "values": {key: values[key] for key in automatic},
         "reasons": {key: reasons[key] for key in automatic},
@@ -222,7 +221,7 @@ def times(extents: Sequence[int]) -> str:
     return " x ".join(map(str, extents))
 
 
-def check_tile(name: str, tile: Sequence[int], model: UNetSettings) -> None:
+def check_tile(name: str, tile: Sequence[int], model: NetworkSettings) -> None:
     """Refuse a tile that is set and does not suit the network that is planned."""
     for axis, extent in zip(model.geometry, tile, strict=True):
         try:
@@ -231,12 +230,13 @@ def check_tile(name: str, tile: Sequence[int], model: UNetSettings) -> None:
             else:
                 axis.step(extent)
         except ValueError as error:
+            planned = f"depth {model.depth}" if hasattr(model, "depth") else model.network
             raise ValueError(
-                f"{name} must suit the planned depth {model.depth}, or be auto: {error}"
+                f"{name} must suit the planned {planned}, or be auto: {error}"
             ) from error
 
 
-def suits(name: str, tile: Sequence[int], model: UNetSettings) -> bool:
+def suits(name: str, tile: Sequence[int], model: NetworkSettings) -> bool:
     """Whether `check_tile` finds nothing to refuse."""
     with suppress(ValueError):
         check_tile(name, tile, model)
@@ -256,16 +256,18 @@ def chosen_depth(experiment: ExperimentSettings, of: Fingerprint) -> tuple[int, 
         for name, tile in tiles.items()
         if tile is not None and name not in experiment.automatic
     }
-    models = [experiment.model.model_copy(update={"depth": depth}) for depth in DEPTHS[dimensions]]
+    models = {
+        depth: experiment.model.model_copy(update={"depth": depth}) for depth in DEPTHS[dimensions]
+    }
     halos = {
-        model.depth: model.geometry[0].halo
-        for model in models
+        depth: model.geometry[0].halo
+        for depth, model in models.items()
         if all(suits(name, experiment.per_axis(tile), model) for name, tile in fixed.items())
     }
     if not halos:
         raise ValueError(
             f"model.depth auto must suit the tiles that are set: got {[*fixed.values()]}, which no "
-            f"depth of {models[0].depth} to {models[-1].depth} accepts; set patches.tile to auto"
+            f"depth of {min(models)} to {max(models)} accepts; set patches.tile to auto"
         )
     within = {depth: halo for depth, halo in halos.items() if halo <= min(of.shape)}
     depths = within or {min(halos): halos[min(halos)]}
@@ -277,12 +279,12 @@ def chosen_depth(experiment: ExperimentSettings, of: Fingerprint) -> tuple[int, 
 def fitting(
     experiment: ExperimentSettings,
     of: Fingerprint,
-    model: UNetSettings,
+    model: Network,
     tile: list[int],
     batch: int,
     classes: int,
     reasons: dict[str, str],
-) -> tuple[UNetSettings, list[int]]:
+) -> tuple[Network, list[int]]:
     """Lower tile, then width, where they are to be chosen, until a step fits the memory."""
     budget, share = experiment.train.memory_gb, batch // experiment.train.devices
     if not experiment.automatic:
@@ -310,7 +312,7 @@ def fitting(
 def chosen_batch(
     experiment: ExperimentSettings,
     of: Fingerprint,
-    model: UNetSettings,
+    model: NetworkSettings,
     tile: Sequence[int],
     classes: int,
 ) -> tuple[int, str]:

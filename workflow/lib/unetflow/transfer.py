@@ -14,7 +14,9 @@ from unetflow.progress import log
 def take_over(
     network: nn.Module, start: Path, images: Sequence[str], dataset: str, freeze_encoder: bool
 ) -> None:
-    """Give a network the weights of another; its last layer only where the classes are as many.
+    """Give a network the weights of another; of the layers that classify, those of the same shape.
+
+    So the last layer is new where the classes are others, and what a finer stage adds is.
 
     Parameters
     ----------
@@ -50,8 +52,8 @@ def take_over(
             f"{start}: train.start_from must be the same network: {len(different)} layers differ, "
             f"such as {min(different)}; set model as its model.json says, and take as many channels"
         )
-    new = [name for name in last if mine[name].shape != other[name].shape]
+    new = [name for name in last if name not in other or mine[name].shape != other[name].shape]
     network.load_state_dict({**other, **{name: mine[name] for name in new}})
-    log(f"starts from {start}" + ("; the last layer is new" if new else ""))
+    log(f"starts from {start}" + (f"; new: {', '.join(new)}" if new else ""))
     if freeze_encoder:
         network.encoder.requires_grad_(False)

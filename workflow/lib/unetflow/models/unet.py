@@ -10,18 +10,15 @@ References
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from unetflow.geometry import Border
-from unetflow.settings import UNetSettings
-
-Convolution = nn.Conv2d | nn.Conv3d
+from unetflow.models.blocks import Convolution, convolve, crop, initialise
+from unetflow.networks import UNetSettings
 
 
 class Block(nn.ModuleList):
@@ -116,41 +113,6 @@ class UNet(nn.Module):
             x = torch.cat([crop(skips.pop(), x, border), x], dim=1)
             x = merge(x, border)
         return self.classify(x)  # type: ignore[no-any-return]
-
-
-def convolve(layer: Convolution, x: Tensor, border: Sequence[Border]) -> Tensor:
-    """Apply a convolution that pads with zeros on the sides that lie on the border."""
-    widths = [extent // 2 for extent in layer.kernel_size]
-    alone: list[int] = []
-    for width, (start, stop) in zip(reversed(widths), reversed(border), strict=True):
-        alone += [width * (start > stop), width * (stop > start)]
-    if any(alone):
-        x = functional.pad(x, alone)
-    # Both sides alike need no copy.
-    padding = [
-        width * (start and stop) for width, (start, stop) in zip(widths, border, strict=True)
-    ]
-    apply = functional.conv2d if isinstance(layer, nn.Conv2d) else functional.conv3d
-    return apply(x, layer.weight, layer.bias, padding=padding)
-
-
-def crop(skip: Tensor, like: Tensor, border: Sequence[Border]) -> Tensor:
-    """Part of `skip` that lies where `like` does: nothing is cut off at the border of the image."""
-    for axis, (start, stop) in enumerate(border, start=2):
-        extent = like.shape[axis]
-        excess = skip.shape[axis] - extent
-        skip = skip.narrow(axis, 0 if start else excess if stop else excess // 2, extent)
-    return skip
-
-
-def initialise(module: nn.Module) -> None:
-    """He initialisation: Gaussian of std sqrt(2 / N), N incoming nodes ([1], section 3)."""
-    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
-        # An up-convolution of extent 2 and stride 2 reaches each output sample through one tap.
-        taps = math.prod(module.kernel_size) if not module.transposed else 1
-        nn.init.normal_(module.weight, std=math.sqrt(2 / (taps * module.in_channels)))
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def build(settings: UNetSettings, channels: int, classes: int) -> UNet:

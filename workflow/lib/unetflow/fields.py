@@ -1,0 +1,34 @@
+"""What every setting is made of: a field with its description, its unit and its limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are errors, values do not change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def setting(default: Any, description: str, unit: str | None = None, **limits: Any) -> Any:
+    """Return a field with its description and, for the reference, its unit."""
+    return Field(
+        default,
+        description=description,
+        json_schema_extra={"unit": unit} if unit else None,
+        **limits,
+    )
+
+
+class OrAuto:
+    """Marks a setting whose value may also be `auto`, for the schema and the reference."""
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        """Schema of the setting's values, or the word."""
+        return {"anyOf": [handler(core), {"const": "auto"}]}
+
+
+OR_AUTO = OrAuto()
