@@ -26,16 +26,11 @@ patches: {tile: 44, per_image: 2}
 model: {width: 2, depth: 1}
 train: {steps: 6}
 """
+DRY = ["--dry-run", "--quiet", "rules"]
 STEPS = {
     "planning the archive": ["plan"],
-    "dry run": ["--dry-run", "--quiet", "rules"],
-    "dry run of a thirtieth": [
-        "--dry-run",
-        "--quiet",
-        "rules",
-        "--batch",
-        "summarise_archive=1/30",
-    ],
+    "dry run": DRY,
+    "dry run of a tenth": [*DRY, "--batch", "summarise_archive=1/10"],
 }
 
 
@@ -45,7 +40,7 @@ def write_project(folder: Path, count: int) -> None:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Snakefile", folder)
     (folder / "config/experiments/tiny.yaml").write_text(EXPERIMENT)
-    (folder / "config/config.yaml").write_text("experiments: []\narchives: [many]\n")
+    (folder / "config/config.yaml").write_text("experiments: [tiny]\narchives: [many]\n")
     (folder / "volumes").mkdir()
     np.save(folder / "volumes/0.npy", np.random.default_rng(0).integers(0, 255, SHAPE, np.uint8))
     lines = ["volume\tpath\texperiment"]
@@ -83,6 +78,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             write_project(folder, count)
+            in_fresh_process(run, folder, ["results/datasets/tiny/index.json"])  # a checkpoint too
             for step, arguments in STEPS.items():
                 seconds, peak, jobs = in_fresh_process(run, folder, arguments)
                 note = f"{jobs:,} jobs, {jobs / count:.2f} a volume" if "dry" in step else ""
