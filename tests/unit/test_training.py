@@ -35,6 +35,7 @@ from unetflow.augmentation import changed_grey
 from unetflow.inference import Model, array_reader, build, load, logits, sha256, softmax
 from unetflow.intensity import Normalisation, normalisations, write_histograms
 from unetflow.losses import LOSSES
+from unetflow.networks import TernausNetSettings
 from unetflow.optimisation import State, optimiser, schedule
 from unetflow.patches import cut_patches, open_source
 from unetflow.sampling import Patches
@@ -949,6 +950,44 @@ def test_a_model_that_knows_what_is_held_out_is_no_start(
         train(held_out, experiment(start_from=str(trained)), tmp_path, tmp_path / "checkpoints")
     other = experiment(start_from=str(trained), steps=1).model_copy(update={"dataset": "other"})
     train(held_out, other, tmp_path, tmp_path / "checkpoints")
+
+
+def test_a_training_starts_from_pretrained_weights_which_prediction_does_without(
+    data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "vgg.pth"
+    model = TernausNetSettings(network="ternausnet", pretrained=str(file))
+    coloured = build(model, 3, 2).features.state_dict()
+    torch.save({f"features.{name}": values for name, values in coloured.items()}, file)
+    for name in "ab":
+        source = open_source(
+            data / "images" / name,
+            data / "weights" / name,
+            model.geometry,
+            [800, 400],
+            WeightsSettings(),
+        )
+        cut_patches(source, tmp_path / "patches" / name, PatchesSettings(tile=32, per_image=2))
+    chosen = ExperimentSettings(
+        dataset="any",
+        model=model,
+        patches={"tile": 32},
+        train={"steps": 1, "freeze_encoder": True, "device": "cpu", "threads": 1},
+    )
+    task = replace(
+        task_in(data),
+        patches={name: tmp_path / "patches" / name for name in "ab"},
+        validation={},
+    )
+    before = training.task_digest(task, chosen)
+    train(task, chosen, tmp_path / "model", tmp_path / "checkpoints")
+    file.write_bytes(b"other weights")
+    assert training.task_digest(task, chosen) != before
+    file.unlink()
+    found = load(tmp_path / "model", "cpu", "32").network.features.state_dict()
+    for name, values in coloured.items():
+        first = name == "0.weight"
+        torch.testing.assert_close(found[name], values.sum(1, keepdim=True) if first else values)
 
 
 def test_a_checkpoint_at_the_end_of_patience_takes_no_further_step(
