@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import zarr
 from hypothesis import given
 from hypothesis import settings as examples
@@ -18,8 +20,8 @@ from skimage.measure import label
 
 from unetflow.comparison import Comparison
 from unetflow.scoring import score_plane, score_surfaces
-from unetflow.store import NOT_ANNOTATED, Image, create_image, open_image
-from unetflow.truths import UnusableTruth, block_of, holds_several, open_truth
+from unetflow.store import NOT_ANNOTATED, Image, add_label, create_image, open_image
+from unetflow.truths import UnusableTruth, block_of, open_truth, some_ids
 
 NAMES = ("background", "cell", "wall")
 
@@ -165,12 +167,12 @@ class Failing:
 
 
 def test_a_label_image_is_read_as_far_as_it_takes_to_tell_ids_from_a_class() -> None:
-    assert holds_several(Failing())
-    for value, other, several in ((0, 0, False), (7, 7, False), (7, 9, True), (0, 3, False)):
+    assert len(some_ids(Failing())) > 1
+    for value, other in ((0, 0), (7, 7), (7, 9), (0, 3), (1, 255), (0, 255)):
         labels = np.full((3, 300), value)
         labels[2, 299] = other
-        assert holds_several(labels) == several
-    assert not holds_several(np.ones((4, 5), bool))
+        assert some_ids(labels) == {value, other} - {0}
+    assert some_ids(np.ones((4, 5), bool)) == {1}
 
 
 def test_a_truth_that_breaks_while_it_is_read_is_unusable(
@@ -196,3 +198,39 @@ def test_a_label_image_is_its_own_classes(tmp_path: Path) -> None:
     assert classes[region].tolist() == [[1, 1], [0, 1]]
     assert known[region].tolist() == [[300, 2], [0, 70_000]]
     assert open_image(tmp_path / "ids").array.dtype == np.uint32
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "words"),
+    [
+        ("classes", np.full((4, 5), 3, np.uint8), "classes from 0 to 1"),
+        ("classes", np.ones((4, 5), np.float32), "whole numbers: found float32"),
+        ("instances", np.full((4, 5), -1, np.int32), "ids from 0"),
+        ("instances", np.ones((4, 6), np.uint32), "it has (4, 6)"),
+    ],
+)
+def test_labels_that_cannot_be_scored_are_the_truths_fault(
+    tmp_path: Path, name: str, labels: NDArray[Any], words: str
+) -> None:
+    create_image(tmp_path / "truth", "yx", (4, 5), np.uint8, {})[...] = 0
+    if name == "instances":
+        add_label(tmp_path / "truth", "classes", "yx", np.zeros((4, 5), np.uint8), {})
+    add_label(tmp_path / "truth", name, "yx", labels, {})
+
+    def read() -> None:
+        for part in open_truth(tmp_path / "truth", (4, 5), ["background", "cell"]):
+            assert part is not None
+            assert part[...].shape == (4, 5)
+
+    with pytest.raises(UnusableTruth, match=re.escape(words)):
+        read()
+
+
+def test_255_beside_1_in_8_bits_is_not_annotated(tmp_path: Path) -> None:
+    mask = np.array([[0, 1, 255], [0, 1, 0]], np.uint8)
+    names = ["background", "cell"]
+    for pixels, classes in ((mask, mask), (mask // 255 * 255, mask // 255)):
+        tifffile.imwrite(tmp_path / "mask.tif", pixels, photometric="minisblack")
+        known, instances = open_truth(tmp_path / "mask.tif", mask.shape, names)
+        assert instances is None
+        np.testing.assert_array_equal(known[...], classes)

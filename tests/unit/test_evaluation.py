@@ -41,6 +41,7 @@ MODEL = {"class_names": NAMES, "network": {"dimensions": 2}}
 BEST_AT_1 = ("dice_background", "dice_cell", "iou_background", "iou_cell", "mean_iou", "f1")
 BEST_AT_0 = (
     *("pixel_error", "adapted_rand_error", "over_segmented", "under_segmented"),
+    *("variation_of_information_split", "variation_of_information_merge"),
     "calibration_error_cell",
 )
 

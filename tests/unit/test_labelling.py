@@ -24,7 +24,7 @@ from small_model import small_shards
 
 from unetflow.dividing import segment, segment_planes
 from unetflow.joining import Joined, join, link_planes
-from unetflow.labelling import Divide, Grid, label_block, measure, shard_blocks
+from unetflow.labelling import Divide, Grid, components, label_block, measure, shard_blocks
 from unetflow.metrics.contingency import contingency
 from unetflow.segmentation import segment_image
 from unetflow.settings import SegmentSettings
@@ -67,7 +67,7 @@ def test_components_are_those_of_the_whole_volume_for_every_division(
     drawn: tuple[NDArray[np.bool_], Grid],
 ) -> None:
     mask, grid = drawn
-    found, joined = blockwise(grid, lambda region: ndimage.label(mask[region])[0])
+    found, joined = blockwise(grid, lambda region: components(mask[region]))
     expected = label(mask, connectivity=1)  # numbered by their first voxels, too
     np.testing.assert_array_equal(found, expected)
     whole = tuple(slice(0, extent) for extent in mask.shape)
@@ -81,7 +81,7 @@ def test_an_object_is_small_by_the_whole_of_it(
     drawn: tuple[NDArray[np.bool_], Grid], minimum: int
 ) -> None:
     mask, grid = drawn
-    found, _ = blockwise(grid, lambda region: ndimage.label(mask[region])[0], 0, minimum)
+    found, _ = blockwise(grid, lambda region: components(mask[region]), 0, minimum)
     whole = label(mask, connectivity=1)
     kept = np.bincount(whole.ravel())[whole] >= minimum
     np.testing.assert_array_equal(found > 0, mask & kept)
@@ -163,6 +163,7 @@ def test_objects_are_joined_from_the_overlap_at_the_seam_on_that_is_set() -> Non
             "axis": 1,
             "front_block": "0_0",
             "behind_block": "0_1",
+            "label": 1,
         }
     ]
 
@@ -212,6 +213,11 @@ def test_a_prediction_in_blocks_has_the_instances_of_the_whole(
     assert len(joined.objects["size"]) == whole.max()
     table = contingency(whole, np.asarray(found.array[...]))
     assert table.count[(table.truth_label > 0) != (table.prediction_label > 0)].sum() == 0
+    if chosen.method == "components":
+        np.testing.assert_array_equal(found.array[...], whole)
+    else:
+        assert adapted_rand_error(whole, found.array[...])[0] < 1e-3
+    assert set(joined.merges["label"]) <= set(range(1, int(whole.max()) + 1))
     assert {path.name for path in tmp_path.iterdir()} == {"prediction", "out"}
     assert not (tmp_path / "out/blocks").exists()
 
@@ -247,12 +253,12 @@ def test_an_object_is_linked_to_the_one_that_overlaps_it_most() -> None:
     objects = measure(planes, whole, planes.shape, 4)
     for block in ((3, 4, 12), (1, 4, 5), (2, 2, 12)):
         grid = Grid(planes.shape, block, (0, 1, 1))
-        ids, linked = link_planes(zarr.array(planes), grid, objects, 0.2, 0)
+        ids, linked, _ = link_planes(zarr.array(planes), grid, objects, 0.2, 0)
         assert ids.tolist() == [0, 1, 1, 2, 3]
         assert linked["size"].tolist() == [68, 12, 8]
-        ids, _ = link_planes(zarr.array(planes), grid, objects, 0.71, 0)
+        ids, _, _ = link_planes(zarr.array(planes), grid, objects, 0.71, 0)
         assert ids.tolist() == [0, 1, 2, 3, 4]
-    ids, linked = link_planes(zarr.array(planes), grid, objects, 0.2, 10)
+    ids, linked, _ = link_planes(zarr.array(planes), grid, objects, 0.2, 10)
     assert ids.tolist() == [0, 1, 1, 2, 0]
 
 

@@ -18,8 +18,8 @@ from skimage.metrics import variation_of_information as skimage_variation_of_inf
 from unetflow.metrics.contingency import (
     Contingency,
     adapted_rand,
-    combined,
     contingency,
+    summed,
     v_info,
     v_rand,
     variation_of_information,
@@ -109,12 +109,12 @@ def test_tables_of_parts_combine_to_that_of_the_whole(
 ) -> None:
     edges = range(0, len(pair[0]) + 1, step)
     tables = [contingency(*(side[at : at + step] for side in pair)) for at in edges]
-    whole, joined = contingency(*pair), combined(tables)
+    whole, joined = contingency(*pair), summed(tables)
     for name in ("truth_label", "prediction_label", "count"):
         one, other = getattr(whole, name), getattr(joined, name)
         assert np.array_equal(one, other)
         assert one.dtype == other.dtype
-    assert cells(combined([joined] * parts)) == {at: parts * n for at, n in cells(whole).items()}
+    assert cells(summed([joined] * parts)) == {at: parts * n for at, n in cells(whole).items()}
 
 
 def test_memory_order_does_not_mix_up_pixels() -> None:

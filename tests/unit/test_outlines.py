@@ -173,7 +173,7 @@ BAD = {
     "a line": (feature("Polygon", [[0, 0], [4, 4], [0, 0]], name="l"), "'l' has no area|at least"),
     "beside": (
         feature("Polygon", [[20, 0], [24, 0], [24, 4], [20, 0]]),
-        r"must lie in their image, of shape \(5, 8\): that of 1 has x, y from \(20.0, 0.0\)",
+        r"must hold pixels of their image, of shape \(5, 8\): that of 1 has x, y from \(20.0, 0.0\)",
     ),
 }
 
@@ -249,3 +249,18 @@ def test_segmentations_are_written_as_outlines_where_wanted(tmp_path: Path, kind
         instances = np.asarray(open_image(files["segmentation"] / "a").array[...])
         if outlines != "none":
             np.testing.assert_array_equal(read_outlines(written, instances.shape), instances)
+
+
+@pytest.mark.parametrize("place", [(-9, -9, -5, -5), (20, 2, 25, 6), (2.1, 2.1, 2.3, 2.3)])
+@pytest.mark.parametrize("plane", [0, -1, 3])
+def test_outlines_without_a_pixel_of_their_image_are_refused(
+    tmp_path: Path, place: tuple[float, ...], plane: int
+) -> None:
+    left, top, right, bottom = place if plane == 0 else (2, 2, 6, 6)
+    ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+    geometry = {"type": "Polygon", "coordinates": [ring], "plane": {"z": plane}}
+    path = tmp_path / "one.geojson"
+    path.write_text(json.dumps({"type": "Feature", "geometry": geometry, "properties": {}}))
+    with pytest.raises(ValueError, match="must hold pixels of their image") as caught:
+        read_outlines(path, (3, 10, 12))
+    assert str(path) in str(caught.value)

@@ -185,6 +185,13 @@ def test_ids_are_unique_in_a_stack_and_planes_are_segmented_alone(
     assert found.dtype == np.uint32
 
 
+def test_what_the_threshold_parts_no_seed_joins() -> None:
+    foreground = np.array([[0.95, 0.85, 0.95]])
+    for method in METHODS:
+        settings = SegmentSettings(method=method, seed_threshold=0.8)
+        assert segment(foreground, 0.9, settings).tolist() == [[1, 0, 2]]
+
+
 # --------------------------------------------------------------------------------- on disk
 
 

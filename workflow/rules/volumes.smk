@@ -294,5 +294,5 @@ def segmentation_mb(wildcards, attempt):
 def evaluation_mb(wildcards, attempt):
     """Memory of scoring a volume: that of a block, and for surfaces that of the volume."""
     whole = EXPERIMENTS[experiment_of(wildcards)].evaluate.surface_tolerance is not None
-    voxels = planned(wildcards)["voxels"] or 0 if whole else 0
+    voxels = planned(wildcards).get("voxels", 0) if whole else 0
     return int(2500 + 70 * voxels / 1e6) * attempt

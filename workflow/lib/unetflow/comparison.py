@@ -34,7 +34,7 @@ from unetflow.scoring import (
 )
 from unetflow.settings import EvaluateSettings
 from unetflow.store import Image
-from unetflow.truths import block_of, components
+from unetflow.truths import block_of, component_ids
 
 Ids = Callable[[Index], NDArray[np.integer]]
 """True instances of a block."""
@@ -115,7 +115,7 @@ class Comparison:
         """Return what reads true instances; components are written to a folder to be read."""
         if self.instances is None:
             read = lambda region: self.read(self.classes, region)  # noqa: E731
-            return components(read, self.grid, self.by_plane, folder)
+            return component_ids(read, self.grid, self.by_plane, folder)
         return lambda index: self.read(self.instances, self.grid.core(index))
 
     def counts_of(self, index: Index, ids: Ids) -> list[Counts]:

@@ -15,6 +15,7 @@ from unetflow.comparison import Comparison, compare
 from unetflow.metrics.membranes import challenge_scores
 from unetflow.metrics.probabilities import LEVELS
 from unetflow.predicted import foreground as foreground_of
+from unetflow.predicted import open_prediction
 from unetflow.progress import log, track
 from unetflow.settings import EvaluateSettings
 from unetflow.store import NOT_ANNOTATED, Image, open_image, write_text
@@ -159,9 +160,8 @@ def evaluate_volume(
     """
     rows: list[dict[str, Any]] = []
     if summary["state"] == "done":
-        prediction, segmentation = (
-            open_image(Path(paths[name])) for name in ("prediction", "segmentation")
-        )
+        prediction = open_prediction(Path(paths["prediction"]))
+        segmentation = open_image(Path(paths["segmentation"]))
         try:
             known = open_truth(paths["truth"], segmentation.array.shape, model["class_names"])
             compared = compare(*known, prediction, segmentation, model, settings)

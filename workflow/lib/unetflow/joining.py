@@ -47,8 +47,8 @@ class Joined:
         int64 arrays of the volume's instances as of `measure`, and float64 ones of the sums of
         values; ids from 1 in the order of their first voxels.
     merges : DataFrame
-        A row per pair that was joined: axis, block and label in front and behind, overlap (voxels
-        of the seam's planes), iou.
+        A row per pair that was joined: axis, block and label in front and behind, as that block had
+        numbered it, overlap (voxels of the seam's planes), iou, and the id of what they became.
     """
 
     grid: Grid
@@ -83,7 +83,9 @@ def join(
     merges = found_merges(grid, folders, least_iou)
     offset = {name_of(index): start for index, start in before.items()}
     front, behind = (
-        merges[f"{side}_block"].map(offset).to_numpy(np.int64) + merges[f"{side}_label"] - 1
+        merges[f"{side}_block"].map(offset).to_numpy(np.int64)
+        + merges[f"{side}_label"].to_numpy()
+        - 1
         for side in ("front", "behind")
     )
     parts = {name: np.concatenate([facts[name] for facts in told]) for name in told[0]}
@@ -92,7 +94,7 @@ def join(
         index: np.append(ids[:1], ids[start + 1 : start + 1 + count])
         for (index, start), count in zip(before.items(), counts, strict=True)
     }
-    return Joined(grid, of_block, objects, merges)
+    return Joined(grid, of_block, objects, merges.assign(label=ids[front + 1]))
 
 
 def combined(
@@ -171,7 +173,7 @@ def pairs(
 
 def link_planes(
     instances: zarr.Array[Any], grid: Grid, objects: Objects, least_iou: float, minimum_size: int
-) -> tuple[NDArray[np.unsignedinteger], Objects]:
+) -> tuple[NDArray[np.unsignedinteger], Objects, pd.DataFrame]:
     """Decide which instances of neighbouring planes are one: those that overlap each other most.
 
     Parameters
@@ -186,8 +188,10 @@ def link_planes(
 
     Returns
     -------
-    tuple
+    ids, objects
         See `combined`.
+    links : DataFrame
+        A row per pair, as in the merges of `Joined`; without blocks.
     """
     tables = []
     for index in grid.blocks:
@@ -205,7 +209,10 @@ def link_planes(
     best = found["iou"] >= least_iou
     for side in ("one", "other"):
         best &= found["iou"] == found.groupby(side)["iou"].transform("max")
-    return combined(objects, one[best], other[best], minimum_size)
+    ids, objects = combined(objects, one[best], other[best], minimum_size)
+    links = found[best].rename(columns={"one": "front_label", "other": "behind_label"})
+    label = ids[links["front_label"].to_numpy()]
+    return ids, objects, links.assign(axis=0, front_block="", behind_block="", label=label)
 
 
 def renumber(

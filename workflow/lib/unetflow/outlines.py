@@ -88,10 +88,11 @@ def read_outlines(path: Path, extents: Sequence[int]) -> NDArray[np.uint32]:
     labels = np.zeros(extents, np.uint32)
     planes = labels.reshape(-1, *extents[-2:])
     for number, outline in zip(ids_of(outlines), outlines, strict=True):
-        if not (outline.plane < len(planes) and draw(outline.area, planes[outline.plane], number)):
+        there = 0 <= outline.plane < len(planes)
+        if not (there and draw(outline.area, planes[outline.plane], number)):
             raise ValueError(
-                f"{path}: outlines must lie in their image, of shape {tuple(extents)}: that of "
-                f"{outline.name or number} has x, y from {outline.area.bounds[:2]} to "
+                f"{path}: outlines must hold pixels of their image, of shape {tuple(extents)}: "
+                f"that of {outline.name or number} has x, y from {outline.area.bounds[:2]} to "
                 f"{outline.area.bounds[2:]} in plane {outline.plane}; remove it or pair the file "
                 "with its image"
             )
@@ -107,17 +108,15 @@ def ids_of(outlines: Sequence[Outline]) -> list[int]:
 
 
 def draw(area: Any, plane: NDArray[np.uint32], number: int) -> bool:
-    """Label the pixels whose centres lie in an area; return whether it meets the plane's box."""
+    """Label the pixels whose centres lie in an area; return whether there are any."""
     starts = [max(math.floor(least), 0) for least in area.bounds[:2]]
-    stops = map(min, map(math.ceil, area.bounds[2:]), plane.shape[::-1])
-    columns, rows = map(slice, starts, stops)
-    part = plane[rows, columns]
-    if part.size == 0:
-        return False
+    stops = [*map(min, map(math.ceil, area.bounds[2:]), plane.shape[::-1])]
+    columns, rows = map(slice, starts, map(max, starts, stops))
     y, x = np.mgrid[rows, columns] + 0.5
     shapely.prepare(area)
-    part[shapely.contains_xy(area, x, y)] = number
-    return True
+    inside = shapely.contains_xy(area, x, y)
+    plane[rows, columns][inside] = number
+    return bool(inside.any())
 
 
 def imagej(path: Path) -> Iterator[Outline]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import zarr
 from numpy.typing import NDArray
 
 from unetflow.settings import PredictSettings
-from unetflow.store import Image
+from unetflow.store import Image, open_image
 
 
 def channels(class_names: Sequence[str], settings: PredictSettings) -> list[str]:
@@ -31,6 +32,11 @@ def channels(class_names: Sequence[str], settings: PredictSettings) -> list[str]
         raise ValueError(
             f"predict.channels must be classes of the model, {', '.join(class_names)}: got "
             f"{', '.join(unknown)}; correct them"
+        )
+    if not {*chosen} - {class_names[0]}:
+        raise ValueError(
+            f"predict.channels must name a class but {class_names[0]}: got no other, of which no "
+            "objects could be made; add one"
         )
     return [*chosen]
 
@@ -66,6 +72,22 @@ def encode(
 def stored_dtype(settings: PredictSettings) -> str:
     """Data type of the stored array."""
     return "uint8" if settings.output == "classes" else settings.dtype
+
+
+def open_prediction(path: Path) -> Image:
+    """Open the prediction of an image or a volume.
+
+    Raises
+    ------
+    ValueError
+        If it is not there.
+    """
+    if not (path / "zarr.json").is_file():
+        raise ValueError(
+            f"{path}: a volume's prediction must be there: it was removed, since predict.keep is "
+            "false; predict again with `snakemake --forcerun predict_block predict_pack`"
+        )
+    return open_image(path)
 
 
 def probabilities(image: Image, index: tuple[Any, ...] = ()) -> NDArray[np.float32]:

@@ -13,11 +13,12 @@ from unetflow.metrics.boundary import nearest_labels
 from unetflow.metrics.contingency import (
     Contingency,
     adapted_rand,
-    combined,
     contingency,
     ratio,
+    summed,
     v_info,
     v_rand,
+    variation_of_information,
 )
 from unetflow.metrics.instances import divided_and_joined, matching, mean_iou
 from unetflow.metrics.probabilities import average_precision, calibration_error, count_pixels
@@ -132,7 +133,7 @@ def count(
     chosen[core] = missed
     nearest = nearest_labels(instances, chosen).astype(found.dtype, copy=False)
     kept = overlaps.where(overlaps.prediction_label > 0)
-    thinned = combined([kept, contingency(truth_instances[missed], nearest)])
+    thinned = summed([kept, contingency(truth_instances[missed], nearest)])
     return Counts(classes, levels, overlaps, thinned)
 
 
@@ -141,8 +142,8 @@ def total(parts: Sequence[Counts]) -> Counts:
     return Counts(
         np.sum([part.classes for part in parts], axis=0),
         np.sum([part.levels for part in parts], axis=0),
-        combined([part.overlaps for part in parts]),
-        combined([part.thinned for part in parts]),
+        summed([part.overlaps for part in parts]),
+        summed([part.thinned for part in parts]),
     )
 
 
@@ -155,7 +156,8 @@ def scores_of(counts: Counts, class_names: Sequence[str]) -> dict[str, float]:
         pixel_error, and dice_NAME, iou_NAME, precision_NAME and recall_NAME of the class of largest
         probability; of the probability of each class but background pixel_average_precision_NAME
         and calibration_error_NAME; adapted_rand_error, v_rand, v_info (foreground-restricted, with
-        thinned borders, with their split and merge parts); mean_iou (SEG of the Cell Tracking
+        thinned borders, with their split and merge parts); variation_of_information_split and _merge
+        in bits; mean_iou (SEG of the Cell Tracking
         Challenge); and those of `score_objects`. NaN is a score that is not defined, such as the
         Dice of a class that is in neither.
     """
@@ -169,6 +171,8 @@ def scores_of(counts: Counts, class_names: Sequence[str]) -> dict[str, float]:
         scores[f"pixel_average_precision_{name}"] = average_precision(levels)
         scores[f"calibration_error_{name}"] = calibration_error(levels)
     scores["adapted_rand_error"] = adapted_rand(overlaps)["adapted_rand_error"]
+    for part, value in variation_of_information(overlaps).items():
+        scores[f"variation_of_information_{part}"] = value
     scores["mean_iou"] = mean_iou(overlaps)
     scores |= score_objects(overlaps)
     thinned = counts.thinned

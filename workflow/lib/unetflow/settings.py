@@ -441,7 +441,9 @@ class PredictSettings(Settings):
         "most probable class; or logits of all classes",
     )
     channels: tuple[str, ...] | None = setting(
-        None, "classes whose probabilities an archive's volumes store; null: all but background"
+        None,
+        "classes whose probabilities an archive's volumes store, of which alone objects are made; "
+        "null: all but background",
     )
     unannotated: bool = setting(
         True,

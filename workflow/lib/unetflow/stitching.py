@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import zarr
 from numpy.typing import NDArray
 
@@ -26,7 +27,6 @@ from unetflow.store import (
     chunks_and_shards,
     create_array,
     describe_image,
-    open_image,
 )
 
 
@@ -90,13 +90,7 @@ def division_of(
     ValueError
         If the prediction is not there.
     """
-    if not (prediction / "zarr.json").is_file():
-        raise ValueError(
-            f"{prediction}: a volume must be predicted to be segmented: its prediction was "
-            "removed, since predict.keep is false; predict again with "
-            "`snakemake --forcerun predict_block predict_pack`"
-        )
-    image = open_image(prediction)
+    image = predicted.open_prediction(prediction)
     axes, shape = axis_rules.spatial(image.axes), image.spatial_shape
     threshold = model["threshold"] if settings.threshold == "auto" else settings.threshold
     by_plane = model["network"]["dimensions"] == 2
@@ -155,8 +149,11 @@ def join_blocks(of: Division, folders: Mapping[Index, Path], output: Path) -> Jo
     instances = of.create(output / "0", joined.ids[grid.blocks[0]].dtype.type)
     renumber(grid, lambda index: labels[folders[index]], joined.ids.__getitem__, instances)
     if link is not None:
-        ids, found = link_planes(instances, grid, joined.objects, link, settings.minimum_size)
-        joined = replace(joined, objects=found)
+        ids, found, links = link_planes(
+            instances, grid, joined.objects, link, settings.minimum_size
+        )
+        merges = joined.merges.assign(label=ids[joined.merges["label"].to_numpy()])
+        joined = replace(joined, objects=found, merges=pd.concat([merges, links]))
         renumber(grid, lambda _: instances, lambda _: ids, instances)
     levels = add_levels(output, "0", axes, voxel_size_um, mean=False)
     describe_image(output, axes, voxel_size_um, levels, {}, {}, means=False)

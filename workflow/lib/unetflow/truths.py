@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from unetflow.joining import join
-from unetflow.labelling import Grid, Index, Region, label_block
+from unetflow.labelling import Grid, Index, Region, components, label_block
 from unetflow.progress import one_line
 from unetflow.scoring import is_foreground
-from unetflow.store import Image, chunks_and_shards, create_array
+from unetflow.store import NOT_ANNOTATED, Image, chunks_and_shards, create_array
 from unetflow.volumes import open_volume
 
 SIDE, CUBE, VOXELS = 4096, 256, 2**24
@@ -44,16 +43,33 @@ class UnusableTruth(ValueError):
 
 @dataclass(frozen=True)
 class Guarded:
-    """What is read of a truth: whatever goes wrong then is the truth's fault."""
+    """What is read of a truth: whatever goes wrong then is the truth's fault.
+
+    Attributes
+    ----------
+    classes : int, optional
+        How many there are; None for ids.
+    """
 
     array: Any
+    classes: int | None = None
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
         """Pixels of a region."""
         try:
-            return np.asarray(self.array[index])
+            found = np.asarray(self.array[index])
         except Exception as error:  # decoders raise whatever they like for a broken file
             raise UnusableTruth(one_line(error)) from error
+        wrong = found < 0
+        if self.classes is not None:
+            wrong |= (found >= self.classes) & (found != NOT_ANNOTATED)
+        if wrong.any():
+            rule = "ids from 0" if self.classes is None else f"classes from 0 to {self.classes - 1}"
+            raise UnusableTruth(
+                f"truth must hold {rule}, classes also 255 (not annotated): found "
+                f"{found[wrong].flat[0]}; correct its labels"
+            )
+        return found
 
 
 def open_truth(
@@ -70,20 +86,21 @@ def open_truth(
         classes, known = truth_arrays(open_volume(place), shape, class_names)
     except Exception as error:
         raise UnusableTruth(one_line(error)) from error
-    return Guarded(classes), None if known is None else Guarded(known)
+    return Guarded(classes, len(class_names)), None if known is None else Guarded(known)
 
 
 def truth_arrays(truth: Image, shape: Sequence[int], class_names: Sequence[str]) -> tuple[Any, Any]:
     """Classes, and instances or None, of a truth: its labels, or else what its own pixels are.
 
-    Pixels of one value beside 0 are a class: its objects are its components, as with classes. What
-    is returned is read when indexed.
+    Pixels of one value beside 0 are a class: its objects are its components, as with classes. So
+    are those of the values 1 and 255 in 8 bits, of which 255 are not annotated. What is returned is
+    read when indexed.
 
     Raises
     ------
     ValueError
-        If the extents are others than those of the volume, if an image without labels has channels
-        or fractions, or if classes cannot be told from ids.
+        If the extents are others than those of the volume, if an image without labels has channels,
+        if there are fractions, or if classes cannot be told from ids.
     """
     classes, known = truth.label("classes"), truth.label("instances")
     array = truth.array if classes is None else classes
@@ -95,28 +112,37 @@ def truth_arrays(truth: Image, shape: Sequence[int], class_names: Sequence[str])
             f"without channels (for 2 classes, the network has {len(class_names)}): found "
             f"{array.dtype} along {truth.axes}; name its label image"
         )
-    if array.shape != tuple(shape):
-        raise ValueError(
-            f"{truth.path}: truth must have the extents {tuple(shape)} of the volume: it has "
-            f"{array.shape}; name the truth of this volume"
-        )
+    for labels in (array, known):
+        if labels is None:
+            continue
+        if labels.shape != tuple(shape):
+            raise ValueError(
+                f"{truth.path}: truth must have the extents {tuple(shape)} of the volume: it has "
+                f"{labels.shape}; name the truth of this volume"
+            )
+        if labels.dtype.kind not in "iub":
+            raise ValueError(
+                f"{truth.path}: labels of a truth must be whole numbers: found {labels.dtype}; "
+                "save them again"
+            )
     if classes is not None:
         return classes, known
-    return Foreground(array), array if holds_several(array) else None
+    found = some_ids(array)
+    if array.dtype == np.uint8 and found == {1, NOT_ANNOTATED}:
+        return array, None
+    return Foreground(array), array if len(found) > 1 else None
 
 
-def holds_several(labels: Any) -> bool:
-    """Whether a label image has several ids; it is read as far as it takes to tell."""
+def some_ids(labels: Any) -> set[int]:
+    """Ids of a label image, or some of them, which is read as far as it takes to tell its kind."""
     grid = Grid(tuple(labels.shape), block_of(labels.shape, False), (0,) * len(labels.shape))
     found: set[int] = set()
     for index in grid.blocks:
         part = np.asarray(labels[grid.core(index)])
-        inside = part[part > 0]
-        if inside.size:
-            found |= {int(inside.min()), int(inside.max())}
-        if len(found) > 1:
-            return True
-    return False
+        found |= {*np.unique(part[part > 0])[:3].tolist()}
+        if found - {1, NOT_ANNOTATED} and len(found) > 1:
+            break
+    return found
 
 
 def block_of(shape: Sequence[int], by_plane: bool) -> tuple[int, ...]:
@@ -127,7 +153,7 @@ def block_of(shape: Sequence[int], by_plane: bool) -> tuple[int, ...]:
     return (*(max(1, VOXELS // (rows * columns)) for _ in shape[:-2]), rows, columns)
 
 
-def components(
+def component_ids(
     classes: Callable[[Region], NDArray[np.uint8]], grid: Grid, by_plane: bool, folder: Path
 ) -> Callable[[Index], NDArray[np.unsignedinteger]]:
     """Return what reads the connected components of what is not class 0, block by block.
@@ -147,15 +173,12 @@ def components(
     """
     axes = "zyx"[-len(grid.shape) :]
     across = [not by_plane or axis != "z" for axis in axes]
-    structure = ndimage.generate_binary_structure(len(axes), 1)
-    if not all(across):
-        structure[[0, 2]] = False
     seams = Grid(grid.shape, grid.block, tuple(map(int, across)))
     layout = chunks_and_shards(axes, grid.shape, cubes=len(axes) == 3 and all(across))
     labels = create_array(folder / "labels", axes, grid.shape, np.uint32, *layout)
 
-    def divide(region: Region) -> NDArray[np.int32]:
-        return np.asarray(ndimage.label(is_foreground(classes(region)), structure)[0])
+    def divide(region: Region) -> NDArray[np.integer]:
+        return components(is_foreground(classes(region)), sum(across))
 
     for index in seams.blocks:
         label_block(seams, index, divide, labels, folder)

@@ -160,7 +160,7 @@ def contingency(
     )
 
 
-def combined(tables: Sequence[Contingency]) -> Contingency:
+def summed(tables: Sequence[Contingency]) -> Contingency:
     """Table of an image from those of its parts, at least one, whose labels are of one dtype.
 
     Whatever the parts, it is the table of the whole: counts are whole numbers.

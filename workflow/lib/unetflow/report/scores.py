@@ -90,6 +90,8 @@ FURTHER = {
     "v_rand_merge": "V-Rand, merge",
     "v_info_split": "V-Info, split",
     "v_info_merge": "V-Info, merge",
+    "variation_of_information_split": "Variation of information, split, bits",
+    "variation_of_information_merge": "Variation of information, merge, bits",
     "average_precision": "Average precision, mean over IoU 0.5 to 0.95",
     "average_precision_": "Average precision at IoU in %",
     "panoptic_quality": "Panoptic quality at IoU 0.5",
