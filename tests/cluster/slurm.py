@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import itertools
 import os
 import signal
 import socket
@@ -98,7 +99,7 @@ class Slurm:
         return False
 
     def processes(self, node: str | None = None) -> list[int]:
-        """Processes of jobs, those of Slurm that look after them first, on one node or on all."""
+        """Processes of jobs, and those of Slurm that look after them, on one node or on all."""
         nodes = NODES if node is None else (node,)
         wanted = {f"SLURMD_NODENAME={name}".encode() for name in nodes}
         ours, found = f"SLURM_CONF={self.folder}/slurm.conf".encode(), []
@@ -107,7 +108,7 @@ class Slurm:
                 variables = set(path.read_bytes().split(b"\0"))
                 if ours in variables and wanted & variables:
                     found.append(int(path.parent.name))
-        return sorted(found)
+        return found
 
     def kill(self, node: str) -> None:
         """End a node as a power cut does; the others notice by themselves."""
@@ -180,10 +181,10 @@ def configure(folder: Path) -> None:
 
 
 def end(processes: Iterable[int]) -> None:
-    """Kill processes, those that have ended by themselves too."""
-    for process in processes:
+    """Kill processes, stopped before so that none tells of another's end."""
+    for number, process in itertools.product((signal.SIGSTOP, signal.SIGKILL), list(processes)):
         with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+            os.kill(process, number)
 
 
 def free_port() -> int:
