@@ -22,15 +22,21 @@ OFFSET, SCALE = 100.0, 40.0
 
 
 def write_model(
-    folder: Path, dimensions: int = 2, channels: int = 1, classes: int = 2, **intensity: Any
+    folder: Path,
+    dimensions: int = 2,
+    channels: int = 1,
+    classes: int = 2,
+    network: dict[str, Any] | None = None,
+    **intensity: Any,
 ) -> Path:
     torch.manual_seed(0)
-    architecture = UNetSettings(dimensions=dimensions, width=2, depth=1)
-    network = build(architecture, channels, classes)
-    for parameter in network.parameters():
+    chosen = {"dimensions": dimensions, "width": 2, "depth": 1} | (network or {})
+    architecture = UNetSettings(**chosen)
+    built = build(architecture, channels, classes)
+    for parameter in built.parameters():
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, std=0.5)  # else dead units make ties
-    tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
+    tensors = {key: value.contiguous() for key, value in built.state_dict().items()}
     folder.mkdir()
     safetensors.torch.save_file(tensors, folder / "model.safetensors")
     statistics = {"offset": [OFFSET] * channels, "scale": [SCALE] * channels}

@@ -152,7 +152,7 @@ def test_a_key_with_one_letter_missing_is_refused_by_its_name(
     key: str, data: st.DataObject
 ) -> None:
     *parents, last = key.split(".")
-    assume("dataset" not in parents and len(last) >= 3)
+    assume(not {"dataset", "authors"} & {*parents} and len(last) >= 3)  # a list of them
     at = data.draw(st.integers(0, len(last) - 1))
     misspelt = last[:at] + last[at + 1 :]
     assume(".".join([*parents, misspelt]) not in KEYS)  # devices and device

@@ -109,6 +109,17 @@ def test_a_finished_workflow_has_nothing_to_do(finished: Project) -> None:
     assert finished.would_run() == set()
 
 
+def test_the_final_networks_are_exported_on_request(finished: Project) -> None:
+    packages = [
+        f"results/experiments/{name}/final/seed0/export/{name}.zip"
+        for name in ("tiny", "tiny-unweighted")
+    ]
+    text = finished.snakemake("--dry-run", "export").stdout
+    assert all(package in text for package in packages)
+    # An archive has had the other's final network trained.
+    assert finished.would_run(packages[0]) == {"export_model"}
+
+
 def test_report_and_status_read_any_results_folder(fresh: Project, finished: Project) -> None:
     fresh.snakemake("--nolock", "report")
     assert "tiny" in (fresh.path / "results/report/index.html").read_text()

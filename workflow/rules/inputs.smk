@@ -395,3 +395,32 @@ def patch_sheets(_wildcards):
         for name, experiment in CHOSEN.items()
         for image in images_in(name, experiment.split.names[0], "train")[:1]
     ]
+
+
+def subject_of(experiment):
+    """What an exported network is about: its experiment and its dataset."""
+    dataset = DATASETS[dataset_name_of(experiment)]
+    return {
+        "name": experiment,
+        "description": EXPERIMENTS[experiment].description,
+        **dataset.model_dump(mode="json", include={"title", "licence", "citation"}),
+    }
+
+
+def example_image(experiment):
+    """Image that an exported network is shown and tested with: one that a fold tested."""
+    return images_in(experiment, EXPERIMENTS[experiment].split.names[0], "test")[0]
+
+
+def packages_of_experiments(_wildcards):
+    """Packages of the final networks, first seed, which archives are segmented with too."""
+    return [
+        path
+        for name, experiment in CHOSEN.items()
+        for path in expand(
+            rules.export_model.output.package,
+            experiment=name,
+            split="final",
+            seed=experiment.train.seeds[0],
+        )
+    ]

@@ -648,6 +648,36 @@ class EvaluateSettings(Settings):
     )
 
 
+class AuthorSettings(Settings):
+    """One author of an exported network."""
+
+    name: str = setting(..., "full name", min_length=1, pattern=r"^[^/\\]+$")
+    affiliation: str | None = setting(None, "institution")
+    orcid: str | None = setting(
+        None, "ORCID iD, such as 0000-0001-2345-6789", pattern=r"^(\d{4}-){3}\d{3}[\dX]$"
+    )
+
+
+class ExportSettings(Settings):
+    """What the package of an exported network says of it."""
+
+    title: str | None = setting(
+        None,
+        "its name; null: U-Net and the experiment's",
+        min_length=5,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9_+\- ()]+$",
+    )
+    authors: tuple[AuthorSettings, ...] = setting(
+        (), "who made it; none are stated where none are given, which bioimage.io does not publish"
+    )
+    licence: str | None = setting(
+        None,
+        "SPDX identifier of its licence, such as CC-BY-4.0; null: the dataset's where that is one, "
+        "else none is stated",
+    )
+
+
 class ExperimentSettings(Settings):
     """One experiment: a dataset and every stage up to its scores."""
 
@@ -665,6 +695,7 @@ class ExperimentSettings(Settings):
     segment: SegmentSettings = SegmentSettings()
     track: TrackSettings = TrackSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    export: ExportSettings = ExportSettings()
     automatic: tuple[Automatic, ...] = setting(
         (), "settings whose values a plan chooses from the data; those that are auto are added"
     )
