@@ -569,7 +569,7 @@ def test_blocks_of_unlike_machines_are_told(tmp_path: Path, small_shards: None) 
     for number, block in enumerate(plan["blocks"]):
         plan["blocks"][block]["job"]["settings"]["precision"] = ["32", "bf16"][number % 2]
         predict(tmp_path, plan, block)
-    with pytest.raises(ValueError, match=r"found 2 kinds, .* predict.precision is auto; set it"):
+    with pytest.raises(ValueError, match=r"found 2 kinds, .* is auto; set them"):
         finished(tmp_path, plan, of)
 
 

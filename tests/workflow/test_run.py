@@ -294,3 +294,21 @@ def test_an_archive_without_its_experiment_is_left_out_with_a_line(fresh: Projec
     done = fresh.snakemake("--dry-run", "--config", "experiments=[demo]")
     assert "archive tiny is left out: it needs the experiment tiny" in done.stdout
     assert "plan_archive" not in done.stdout
+
+
+def test_blocks_that_several_jobs_label_are_those_of_one(project: Project) -> None:
+    results = project.path / "results/archives/tiny"
+    path = results / "first/segmentation.ome.zarr/0"
+    before = zarr.open_array(path)[...]
+    objects = (results / "first/objects.tsv").read_text()
+    project.append("config/experiments/tiny.yaml", "segment: {job_megavoxels: 0.002}\n")
+    assert project.would_run() >= {"segment_part", "segment_volume"}
+    project.snakemake()
+    np.testing.assert_array_equal(zarr.open_array(path)[...], before)
+    assert (results / "first/objects.tsv").read_text() == objects
+    assert not list((results / "first").glob("label_blocks/*"))
+    assert project.would_run() == set()
+    (results / "first/summary.json").unlink()
+    assert "segment_part" in project.would_run()
+    project.snakemake()
+    np.testing.assert_array_equal(zarr.open_array(path)[...], before)

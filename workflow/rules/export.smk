@@ -14,8 +14,8 @@ rule export_model:
     benchmark:
         "<costs>/export/{experiment}/{split}_seed{seed}.tsv"
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=raised(8000),
+        runtime=raised(60),
     params:
         code=lambda wildcards: code(
             "export_model.py",
@@ -26,6 +26,27 @@ rule export_model:
         image=lambda wildcards: example_image(wildcards.experiment),
     script:
         "../scripts/export_model.py"
+
+
+rule submit_isbi2012:
+    """Write the predicted test sections of a split as a submission to ISBI 2012."""
+    input:
+        index=of_dataset("index.json"),
+        prediction=rules.predict_images.output.prediction,
+    output:
+        stack="<results>/experiments/{experiment}/{split}/seed{seed}/export/submission.tif",
+    log:
+        "<logs>/export/{experiment}/{split}/seed{seed}.submission.log",
+    benchmark:
+        "<costs>/submission/{experiment}/{split}_seed{seed}.tsv"
+    resources:
+        mem_mb=raised(2000),
+        runtime=raised(30),
+    params:
+        code=code("submit_isbi2012.py"),
+        test=lambda wildcards: images_in(wildcards.experiment, wildcards.split, "test"),
+    script:
+        "../scripts/submit_isbi2012.py"
 
 
 rule export:

@@ -156,9 +156,9 @@ def scores_of(counts: Counts, class_names: Sequence[str]) -> dict[str, float]:
         pixel_error, and dice_NAME, iou_NAME, precision_NAME and recall_NAME of the class of largest
         probability; of the probability of each class but background pixel_average_precision_NAME
         and calibration_error_NAME; adapted_rand_error, v_rand, v_info (foreground-restricted, with
-        thinned borders, with their split and merge parts); variation_of_information_split and _merge
-        in bits; mean_iou (SEG of the Cell Tracking
-        Challenge); and those of `score_objects`. NaN is a score that is not defined, such as the
+        thinned borders, with their split and merge parts); the two of variation_of_information;
+        mean_iou (SEG of the Cell Tracking Challenge); and those of `score_objects`. NaN is a score
+        that is not defined, such as the
         Dice of a class that is in neither.
     """
     table, overlaps = counts.classes, counts.overlaps
