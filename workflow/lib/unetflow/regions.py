@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import dask
+import dask.threaded
 import numpy as np
 import torch
 import zarr
@@ -300,25 +300,29 @@ def predict_regions(
     def read(region: Region, _: None) -> Read | None:
         return job.read(region)
 
-    def compute(given: Read | None, region: Region, _: Any) -> NDArray[np.generic]:
+    def compute(region: Region, given: Read | None, _: Any) -> NDArray[np.generic]:
         start = time.monotonic()
         found = job.predict(given, region)
         busy.append((start, time.monotonic()))
         return found
 
-    def write(found: NDArray[np.generic], region: Region) -> None:
+    def write(region: Region, found: NDArray[np.generic]) -> None:
         array[:, *region] = found
         written(region)
         bar.step()
 
-    task, before = dask.delayed, None
-    writing: list[Any] = []
+    # A plain graph: one of delayed calls takes memory with the square of their number.
+    graph: dict[Any, Any] = {}
     for number, region in enumerate(regions):
-        pixels = task(read)(region, writing[number - 2] if number > 1 else None)
-        before = task(compute)(pixels, region, before)  # the device does one after the other
-        writing.append(task(write)(before, region))
+        before, last = ("compute", number - 1), ("write", number - 2)
+        graph["read", number] = (partial(read, region), last if last in graph else None)
+        pixels = ("read", number)
+        # The device does one after the other.
+        order = before if before in graph else None
+        graph["compute", number] = (partial(compute, region), pixels, order)
+        graph["write", number] = (partial(write, region), ("compute", number))
     try:
-        dask.compute(*writing, scheduler="threads", num_workers=3)
+        dask.threaded.get(graph, [key for key in graph if key[0] == "write"], num_workers=3)
     finally:
         bar.close()
     if not busy:
