@@ -13,6 +13,7 @@ container: "docker://unetflow:0.1.0"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/volumes.smk"
+include: "workflow/rules/packs.smk"
 include: "workflow/rules/fetch.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/split.smk"
@@ -32,6 +33,11 @@ rule all:
     input:
         rules.build_report.output,
         expand(rules.check_archive.output, archive=ARCHIVES),
+
+
+# Data that are bad are results; of what else fails the summaries of archives tell as well.
+onerror:
+    tell_of_crash()
 
 
 # Runs each time: it has no outputs.

@@ -10,12 +10,16 @@ import pytest
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from unetflow import store
 from unetflow.geometry import geometry_to_json
 from unetflow.inference import Model, array_reader, build, logits, sha256, softmax
-from unetflow.settings import IntensitySettings, PredictSettings, UNetSettings
+from unetflow.settings.networks import NetworkSettings, UNetSettings
+from unetflow.settings.prediction import PredictSettings
+from unetflow.settings.training import IntensitySettings
 from unetflow.store import write_json
+from unetflow.training import write_weights
 
 TILE = 26
 OFFSET, SCALE = 100.0, 40.0
@@ -76,3 +80,19 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make several shards of images of tens of pixels."""
     for name, extent in {"CHUNK": 16, "SHARD": 32, "CUBE": 8, "CUBES": 16}.items():
         monkeypatch.setattr(store, name, extent)
+
+
+def write_trained(folder: Path, settings: NetworkSettings, network: nn.Module) -> Path:
+    """Write a network as a folder of a trained one."""
+    folder.mkdir()
+    write_weights(folder / "model.safetensors", network.float().state_dict())
+    facts = {
+        "network": settings.model_dump(mode="json"),
+        "geometry": geometry_to_json(settings.geometry),
+        "channels": 1,
+        "class_names": ["background", "cell"],
+        "weights_sha256": sha256(folder / "model.safetensors"),
+        "training": {"images": []},
+    }
+    write_json(folder / "model.json", facts)
+    return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,16 @@ from numpy.typing import NDArray
 from small_model import OFFSET, SCALE, TILE, grey, settings, small_shards, whole, write_model
 
 from unetflow import planning, store
-from unetflow.assembly import drop_prediction, finish_prediction
+from unetflow.assembly import drop_predictions, finish_prediction
 from unetflow.blocks import predict_block, predict_pack
 from unetflow.cluster import opened_once
 from unetflow.inference import load
 from unetflow.planning import plan_archive
 from unetflow.regions import Job
-from unetflow.settings import ExperimentSettings
-from unetflow.states import repaired, state_of_file
+from unetflow.settings.experiment import ExperimentSettings
+from unetflow.states import known_by, lasting, repaired, state_of_file, write_receipt
 from unetflow.store import create_image, open_image, read_json
+from unetflow.volumes import open_volume
 
 __all__ = ["small_shards"]
 
@@ -264,10 +267,14 @@ def test_a_block_that_was_killed_goes_on_where_it_was(
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not receipt_of(tmp_path, "0_0").exists()
-    done = journals[0].read_text().count("\n")
-    seen = count_regions(monkeypatch)
-    assert predict(tmp_path, plan, "0_0", "")["state"] == "done"
-    assert len(seen) == 64 - done
+    lines = journals[0].read_text().splitlines(keepends=True)
+    lines = [line for line in lines if line.endswith("\n")]
+    before = sum(float(line.split()[2]) for line in lines)
+    seen, started = count_regions(monkeypatch), time.monotonic()
+    receipt = predict(tmp_path, plan, "0_0", "")
+    assert receipt["state"] == "done"
+    assert len(seen) == 64 - len(lines)
+    assert before <= receipt["seconds"] + 0.01 <= before + time.monotonic() - started + 0.02
     found = finished(tmp_path, plan, of).array
     straight = tmp_path / "straight"
     straight.mkdir()
@@ -487,9 +494,12 @@ def test_volumes_that_share_a_job_are_predicted_as_alone_and_one_may_fail(
         job = plan["blocks"][block]["job"]
         facts = {"block": block, "job": job, "repaired": "", "histograms": ""}
         members[name] = {"path": str(path), **facts}
+    made_from: list[dict[str, str]] = []
     for _ in range(2):
         predict_pack(tmp_path / "model", tmp_path, members, tmp_path / "v/pack.json", "code")
-        assert read_json(tmp_path / "v/pack.json") == {"v": "done", "bad": "failed"}
+        made_from.append(read_json(tmp_path / "v/pack.json")["made_from"])
+    assert made_from[0] == made_from[1], "whatever the time it took"
+    assert made_from[0].keys() == {"v", "bad"}
     facts = receipt_of(tmp_path, f"packed_{block}")
     facts.rename(receipt_of(tmp_path, block))
     found = finished(tmp_path, plan, of).array
@@ -529,6 +539,62 @@ def test_a_volume_repaired_in_place_is_predicted_anew_as_a_whole(
     np.testing.assert_allclose(found[...], expected(tmp_path, 200 - pixels, 2), atol=1e-5)
 
 
+@pytest.mark.parametrize("checksum", ["metadata", "data"])
+@pytest.mark.parametrize("what", ["volume", "mask"])
+def test_a_volume_that_changes_between_two_blocks_is_no_mixture(
+    tmp_path: Path, small_shards: None, checksum: str, what: str
+) -> None:
+    pixels = grey((90, 70))
+    inside = np.ones(pixels.shape, np.uint8)
+    for name, values in (("volume", pixels), ("mask", inside)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", values, photometric="minisblack")
+    write_model(tmp_path / "model")
+    of = experiment(input_checksum=checksum)
+    plan = planned(tmp_path, tmp_path / "volume.tif", of, mask=str(tmp_path / "mask.tif"))
+    first, *_, last = plan["blocks"]
+    assert first != last
+    assert predict(tmp_path, plan, first)["state"] == "done"
+    other = 249 - pixels if what == "volume" else inside * 2
+    tifffile.imwrite(tmp_path / f"{what}.tif", other, photometric="minisblack")
+    facts = predict(tmp_path, plan, last)
+    assert facts["state"] == "failed"
+    assert facts["reason"] == (
+        f"{tmp_path}/{what}.tif: a volume must stay as it is while it is predicted: it has changed "
+        "since it was planned; run again once it is complete"
+    )
+    again = planned(tmp_path, tmp_path / "volume.tif", of, mask=str(tmp_path / "mask.tif"))
+    assert all(predict(tmp_path, again, block)["state"] == "done" for block in again["blocks"])
+    expects = expected(tmp_path, other if what == "volume" else pixels, 2)
+    np.testing.assert_allclose(finished(tmp_path, again, of).array[...], expects, atol=1e-5)
+
+
+def test_an_image_of_a_dataset_that_is_prepared_with_other_pixels_is_predicted_anew(
+    tmp_path: Path, small_shards: None
+) -> None:
+    place = tmp_path / "dataset/images.ome.zarr/image"
+    write_model(tmp_path / "model")
+    of, found = experiment(), []
+    for pixels in (grey((60, 30)), 249 - grey((60, 30))):
+        shutil.rmtree(place, ignore_errors=True)
+        create_image(place, "yx", pixels.shape, np.uint8, {})[...] = pixels
+        entry = {"image": "image", "sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
+        (tmp_path / "dataset/index.json").write_text(json.dumps({"images": [entry]}))
+        plan = planned(tmp_path, place, of)
+        assert all(predict(tmp_path, plan, block)["state"] == "done" for block in plan["blocks"])
+        found.append(finished(tmp_path, plan, of).array[...])
+        np.testing.assert_allclose(found[-1], expected(tmp_path, pixels, 2), atol=1e-5)
+    assert (found[0] != found[1]).any()
+
+
+def test_a_file_that_is_only_touched_is_the_same_by_its_data(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "volume.tif", grey((20, 30)), photometric="minisblack")
+    write_model(tmp_path / "model")
+    for checksum, state in (("data", "done"), ("metadata", "failed")):
+        plan = planned(tmp_path, tmp_path / "volume.tif", experiment(input_checksum=checksum))
+        os.utime(tmp_path / "volume.tif", (0, 0) if checksum == "data" else (1, 1))
+        assert predict(tmp_path, plan, *plan["blocks"])["state"] == state
+
+
 def test_a_region_that_is_set_later_leaves_nothing_of_before_outside_it(
     tmp_path: Path, small_shards: None
 ) -> None:
@@ -551,7 +617,7 @@ def test_what_was_removed_is_told_when_a_volume_is_finished_again(
     for block in plan["blocks"]:
         predict(tmp_path, plan, block)
     folder = tmp_path / "v/prediction.ome.zarr"
-    drop_prediction(folder, tmp_path / "v/dropped.json")
+    drop_predictions([folder], tmp_path / "v/dropped.json")
     with pytest.raises(
         ValueError, match=r"found nothing, as after predict.keep was false; predict"
     ):
@@ -580,7 +646,7 @@ def test_a_worker_opens_a_model_again_when_it_has_changed(tmp_path: Path) -> Non
         shutil.rmtree(tmp_path / "model", ignore_errors=True)
         write_model(tmp_path / "model", classes=2 if name == "background" else 3)
         weights = read_json(tmp_path / "model/model.json")["weights_sha256"]
-        of, block = settings().model_dump_json(), json.dumps(job())
+        of, block = settings().model_dump_json(), json.dumps(job("none"))
         place = (str(tmp_path / "model"), str(tmp_path / "image"))
         opened = opened_once(*place, of, block, "", weights, "")
         facts.append(opened.model.facts["weights_sha256"] == weights)
@@ -630,6 +696,20 @@ def test_a_volume_that_could_not_be_planned_has_failed(tmp_path: Path) -> None:
     assert (facts["state"], facts["reason"], facts["seconds"]) == ("failed", "not there", 0)
 
 
+def test_a_volume_at_a_url_that_failed_is_tried_again_by_each_run(tmp_path: Path) -> None:
+    receipt, place = tmp_path / "receipt.json", "https://localhost/volume.zarr"
+    tokens = [repaired(receipt, place)]
+    for number in range(2):
+        facts = {"state": "failed", "files": "", "made_from": {"repaired": tokens[-1]}}
+        write_receipt(receipt, facts)
+        os.utime(lasting(receipt), (number, number))
+        tokens.append(repaired(receipt, place))
+        assert repaired(receipt, place) == tokens[-1]
+    assert len(set(tokens)) == 3
+    write_receipt(receipt, {"state": "done", "made_from": {"repaired": tokens[-1]}})
+    assert repaired(receipt, place) == tokens[-1], "until it is read"
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_repaired_volume_is_told_from_the_one_that_failed(tmp_path: Path, kind: str) -> None:
     model, receipt = write_model(tmp_path / "model"), tmp_path / "out/receipt.json"
@@ -645,7 +725,9 @@ def test_a_repaired_volume_is_told_from_the_one_that_failed(tmp_path: Path, kind
 
     def run() -> tuple[str, str]:
         told = repaired(receipt, place)
-        predict_block(model, place, tmp_path / "out/prediction", receipt, job(), "code", told)
+        receipt.unlink(missing_ok=True)  # as what runs it does
+        assert repaired(receipt, place) == told
+        predict_block(model, place, tmp_path / "out/prediction", receipt, job(place), "code", told)
         return read_json(receipt)["state"], told
 
     assert run() == ("failed", "")
@@ -662,14 +744,17 @@ def test_a_repaired_volume_is_told_from_the_one_that_failed(tmp_path: Path, kind
 # -------------------------------------------------------------------------------- failures
 
 
-def job() -> dict[str, Any]:
+def job(volume: Path | str) -> dict[str, Any]:
     """Return values of a block of a plane."""
+    known: list[Any] = []
+    with suppress(ValueError):
+        known = known_by(open_volume(volume))
     return {
         "tile": [TILE, TILE],
         "settings": settings().model_dump(mode="json"),
         "region": [[0, 2048]] * 2,
         "reads": [[0, 2048]] * 2,
-        "volume": [],
+        "volume": known,
         "within": [],
         "mask": "",
         "mask_known_by": [],
@@ -680,7 +765,7 @@ def job() -> dict[str, Any]:
 def predicted(tmp_path: Path, volume: Path) -> dict[str, Any]:
     """Predict a volume as a block that was planned for another; return its receipt."""
     model, receipt = write_model(tmp_path / "model"), tmp_path / "out/receipt.json"
-    predict_block(model, str(volume), tmp_path / "out/prediction", receipt, job(), "code")
+    predict_block(model, str(volume), tmp_path / "out/prediction", receipt, job(volume), "code")
     facts: dict[str, Any] = read_json(receipt)
     assert facts["seconds"] >= 0
     return facts
@@ -737,7 +822,7 @@ def test_what_is_no_volume_is_a_failed_receipt(tmp_path: Path, kind: str) -> Non
         expected = "the model takes 1 channels: the image has 3"
     else:
         path.mkdir()
-        expected = "must be a readable OME-Zarr image (0.4 or 0.5) or Zarr array"
+        expected = "a folder must be a Zarr image: found none of zarr.json"
     facts = predicted(tmp_path, path)
     assert facts["state"] == "failed"
     assert expected in facts["reason"]
@@ -832,7 +917,7 @@ def test_what_cannot_fit_fails_before_it_begins(
 ) -> None:
     model, out = write_model(tmp_path / "model"), tmp_path / "out"
     with pytest.raises(error, match=message):
-        predict_block(model, "none", out / "p", out / "r.json", job(), "code", needs=needs)
+        predict_block(model, "none", out / "p", out / "r.json", job("none"), "code", needs=needs)
     assert not [path for path in out.rglob("*") if path.is_file()]
 
 
@@ -858,7 +943,12 @@ def test_weights_that_do_not_belong_to_the_model_are_an_error_and_no_receipt(
     (model / "model.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match="weights must have the SHA-256 that"):
         predict_block(
-            model, str(tmp_path / "volume"), tmp_path / "p", tmp_path / "r.json", job(), "code"
+            model,
+            str(tmp_path / "volume"),
+            tmp_path / "p",
+            tmp_path / "r.json",
+            job(tmp_path / "volume"),
+            "code",
         )
     assert not (tmp_path / "r.json").exists()
     assert not list((tmp_path / "p").iterdir())

@@ -23,13 +23,13 @@ from unetflow.inference import (
     choose_precision,
     logits,
 )
-from unetflow.networks import (
+from unetflow.settings.networks import (
     FcnSettings,
     NetworkSettings,
     SlidingWindowSettings,
     TernausNetSettings,
+    UNetSettings,
 )
-from unetflow.settings import UNetSettings
 
 torch.set_num_threads(1)
 
@@ -148,8 +148,18 @@ def test_auto_is_openvino_on_a_cpu_where_it_is_installed(
         TernausNetSettings(network="ternausnet", width=4),
         FcnSettings(network="fcn", width=2, padding="zeros"),
         SlidingWindowSettings(network="sliding_window", width=4, hidden=8),
+        UNetSettings(width=4, depth=2, blocks="residual", attention=True, normalisation="instance"),
+        UNetSettings(width=8, depth=2, upsampling="bilinear", normalisation="layer"),
+        UNetSettings(
+            width=4, depth=2, upsampling="bilinear", padding="zeros", attention=True, pool_size=4
+        ),
+        UNetSettings(
+            width=4, depth=2, upsampling="nearest", padding="zeros", normalisation="batch"
+        ),
     ],
-    ids=lambda of: of.network,
+    ids=lambda of: "-".join(
+        str(getattr(of, name, "")) for name in ("network", "upsampling", "normalisation")
+    ),
 )
 def test_every_network_is_converted(
     process: ProcessPoolExecutor, architecture: NetworkSettings

@@ -93,11 +93,14 @@ def test_the_python_of_conda_is_one_that_the_project_admits() -> None:
     assert SpecifierSet(project()["requires-python"]).contains(Version(version))
 
 
-def test_make_installs_what_conda_installs() -> None:
+def test_make_installs_with_the_constraints_and_tests_what_conda_installs() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    recipe = next(line for line in makefile.splitlines() if "pip install" in line)
-    assert "--constraint constraints.txt" in recipe
-    assert "--editable '.[dev]'" in recipe
+    installing = [line for line in makefile.splitlines() if "pip install" in line]
+    assert "--constraint constraints.txt" in installing[0]
+    assert all(line.startswith("INSTALL := ") or "$(PEERS)" in line for line in installing)
+    extras = makefile[makefile.index("$(addprefix $(VENV)/,dev") :].splitlines()
+    assert extras[1].strip() == "$(INSTALL) --editable '.[$*]'"
+    assert "\ntest: $(VENV)/dev\n" in makefile
 
 
 CONTAINERS = ROOT / "resources/containers"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,20 +21,16 @@ from numpy.typing import NDArray
 from skimage.measure import label
 from skimage.metrics import adapted_rand_error
 
+from unetflow.archive_summary import MISSING, check_archive, summarise_archive
 from unetflow.evaluation import evaluate_image, evaluate_images, evaluate_volume
 from unetflow.metrics.contingency import contingency, v_rand
 from unetflow.metrics.instances import mean_iou
 from unetflow.metrics.membranes import challenge_scores
+from unetflow.metrics.surface import surface_scores
 from unetflow.scoring import score_objects, score_plane, score_surfaces
-from unetflow.settings import EvaluateSettings
+from unetflow.settings.evaluation import EvaluateSettings
 from unetflow.store import NOT_ANNOTATED, add_label, create_image, open_image, write_json
-from unetflow.summaries import (
-    check_archive,
-    merge_curves,
-    merge_metrics,
-    summarise,
-    summarise_archive,
-)
+from unetflow.summaries import merge_curves, merge_metrics, summarise
 
 NAMES = ("background", "cell")
 MODEL = {"class_names": NAMES, "network": {"dimensions": 2}}
@@ -306,6 +303,28 @@ def test_the_frame_that_is_left_out_does_not_count(tmp_path: Path, axes: str, bo
     assert evaluated(paths, ignore_border=border) == pytest.approx(evaluated(cropped))
 
 
+def test_planes_that_are_not_tested_count_in_no_score(tmp_path: Path) -> None:
+    truth, predicted = (np.stack([picture(s + k) for k in range(5)]) for s in (0, 10))
+    others = np.array([0, 2, 3])
+    results = []
+    for name, there in (("one", predicted[others]), ("another", predicted[others][::-1])):
+        predicted[others] = there
+        paths = write_images(tmp_path / name, truth, predicted, "zyx")
+        images = [open_image(path) for path in paths]
+        for by_plane in (True, False):
+            settings = EvaluateSettings(plane_by_plane=by_plane)
+            results.append(evaluate_image(*images, MODEL, settings, tested_planes=3)[0])
+    assert results[0] == results[2]
+    assert results[1] == results[3]
+    tested = truth[1::3] > 0, predicted[1::3] > 0
+    iou = (tested[0] & tested[1]).sum() / (tested[0] | tested[1]).sum()
+    assert results[1]["iou_cell"] == pytest.approx(iou)
+    planes = [
+        scores_of(truth[plane], predicted[plane])["dice_cell"] for plane in range(1, len(truth), 3)
+    ]
+    assert results[0]["dice_cell"] == pytest.approx(np.mean(planes))
+
+
 def test_fractions_are_no_truth(tmp_path: Path) -> None:
     paths = write_images(tmp_path, picture(), picture(), "yx")
     with pytest.raises(ValueError, match="truth must have labels/classes, or be a label image"):
@@ -440,9 +459,9 @@ def test_a_truth_that_cannot_be_used_is_told_and_stops_nothing(tmp_path: Path) -
         (row,) = volume_table(tmp_path, tmp_path / name).to_dict("records")
         assert row["reason"].startswith("no scores: ")
         assert words in row["reason"]
-        summarise_archive(
-            write_summaries(tmp_path), {"good": tmp_path / "metrics.tsv"}, tmp_path / "s.tsv"
-        )
+        write_summaries(tmp_path)
+        shutil.copy(tmp_path / "metrics.tsv", tmp_path / "good")
+        summarise_archive(tmp_path, BOTH, {"good"}, tmp_path / "s.tsv")
         good = pd.read_csv(tmp_path / "s.tsv", sep="\t").iloc[0]
         assert (good["state"], good["reason"]) == ("done", row["reason"])
         assert "f1" not in good
@@ -523,21 +542,24 @@ def test_scores_of_all_splits_are_merged_whatever_images_are_called(
 # --------------------------------------------------------------------------------- archive
 
 
-def write_summaries(root: Path, objects: int = 7, voxels: int = 126) -> dict[str, Path]:
-    facts = {"path": "p.tif", "experiment": "demo", "predict_seconds": 1.5}
+BOTH = ("good", "bad")
+
+
+def write_summaries(root: Path, objects: int = 7, voxels: int = 126) -> None:
+    facts = {"path": "p.tif", "experiment": "demo", "predict_seconds": 1.5, "outlier": ""}
+    facts |= {"median_size": None, "foreground": None}
     done = {"state": "done", "reason": "", "objects": objects, "voxels": voxels}
     failed = {"state": "failed", "reason": "no such file", "objects": None, "voxels": None}
-    paths = {name: root / f"{name}.json" for name in ("good", "bad")}
-    write_json(paths["good"], {**facts, **done, "shape": [3, 6, 7]})
-    write_json(paths["bad"], {**facts, **failed, "shape": None})
-    return paths
+    write_json(root / "good/summary.json", {**facts, **done, "shape": [3, 6, 7]})
+    write_json(root / "bad/summary.json", {**facts, **failed, "shape": None})
 
 
 def test_an_archives_summary_has_a_row_per_volume_with_its_scores(tmp_path: Path) -> None:
-    scores = tmp_path / "metrics.tsv"
-    scores.write_text("metric\tvalue\treason\nf1\t0.5\t\nmean_iou\t0.25\t\n")
-    output = tmp_path / "archive/summary.tsv"
-    summarise_archive(write_summaries(tmp_path), {"good": scores}, output)
+    write_summaries(tmp_path)
+    scores = "metric\tvalue\treason\nf1\t0.5\t\nmean_iou\t0.25\t\n"
+    (tmp_path / "good/metrics.tsv").write_text(scores)
+    output = tmp_path / "summary.tsv"
+    summarise_archive(tmp_path, BOTH, {"good"}, output)
     table = pd.read_csv(output, sep="\t", dtype=str, keep_default_na=False)
     assert table["volume"].tolist() == ["good", "bad"]
     good, bad = table.to_dict("records")
@@ -550,8 +572,8 @@ def test_an_archives_summary_has_a_row_per_volume_with_its_scores(tmp_path: Path
 def test_counts_of_objects_and_voxels_are_exact_beside_a_volume_that_failed(
     tmp_path: Path,
 ) -> None:
-    paths = write_summaries(tmp_path, objects=1_234_567, voxels=2_147_483_649)
-    summarise_archive(paths, {}, tmp_path / "summary.tsv")
+    write_summaries(tmp_path, objects=1_234_567, voxels=2_147_483_649)
+    summarise_archive(tmp_path, BOTH, (), tmp_path / "summary.tsv")
     table = pd.read_csv(tmp_path / "summary.tsv", sep="\t", dtype=str)
     assert table["objects"][0] == "1234567"
     assert table["voxels"][0] == "2147483649"
@@ -559,12 +581,12 @@ def test_counts_of_objects_and_voxels_are_exact_beside_a_volume_that_failed(
 
 def test_an_archive_with_failed_volumes_is_refused_with_their_reasons(tmp_path: Path) -> None:
     output = tmp_path / "liver/summary.tsv"
-    paths = write_summaries(tmp_path)
-    summarise_archive(paths, {}, output)
+    write_summaries(tmp_path)
+    summarise_archive(tmp_path, BOTH, (), output)
     message = re.escape("liver: 1 of 2 volumes failed: bad: no such file")
     with pytest.raises(ValueError, match=f"^{message}$"):
         check_archive(output)
-    summarise_archive({"good": paths["good"]}, {}, output)
+    summarise_archive(tmp_path, ["good"], (), output)
     check_archive(output)
 
 
@@ -609,6 +631,103 @@ def test_a_volume_invented_where_none_is_differs_by_all_its_pixels() -> None:
     assert np.isnan(list(score_surfaces(nothing, nothing, NAMES, (1, 1), 1).values())).all()
 
 
+TUMOUR = ("background", "necrosis", "oedema", "enhancing")
+BRATS = {
+    "WT": ("necrosis", "oedema", "enhancing"),
+    "TC": ("necrosis", "enhancing"),
+    "ET": ("enhancing",),
+}
+
+
+def tumours(shape: tuple[int, ...] = (10, 20, 24)) -> list[NDArray[np.uint8]]:
+    """Return two volumes of nested classes that resemble each other."""
+    place = np.indices(shape) - (np.array(shape) / 2).reshape(-1, 1, 1, 1)
+    found = []
+    for shift, scale in ((0.0, 1.0), (1.5, 0.9)):
+        radius = np.sqrt(((place - shift) ** 2 * np.array([4, 1, 1]).reshape(-1, 1, 1, 1)).sum(0))
+        found.append(np.digitize(-radius, [-9 * scale, -6 * scale, -3 * scale]).astype(np.uint8))
+    # From the rim inwards: oedema, enhancing, necrosis
+    return [np.array([0, 2, 3, 1], np.uint8)[volume] for volume in found]
+
+
+def evaluated_tumours(tmp_path: Path, size: dict[str, float], **settings: Any) -> dict[str, float]:
+    truth, predicted = tumours()
+    paths = write_images(
+        tmp_path, truth.astype(np.uint32), predicted.astype(np.uint32), "zyx", size
+    )
+    add_label(paths[0], "tumour", "zyx", truth, {})
+    (paths[0] / "labels/classes").rename(paths[0] / "labels/foreground")
+    (paths[0] / "labels/tumour").rename(paths[0] / "labels/classes")
+    one_hot = np.stack([predicted == value for value in (1, 2, 3)]).astype(np.float16)
+    create_image(paths[1], "czyx", one_hot.shape, np.float16, {})[...] = one_hot
+    model = {"class_names": TUMOUR, "network": {"dimensions": 3}}
+    chosen = EvaluateSettings(regions=BRATS, surface_tolerance=1, **settings)
+    return evaluate_image(*map(open_image, paths), model, chosen)[0]
+
+
+def test_nested_regions_are_scored_as_one_class_each(tmp_path: Path) -> None:
+    sitk = pytest.importorskip("SimpleITK", reason="SimpleITK is not installed")
+    size = {"z": 3000.0, "y": 1000.0, "x": 500.0}
+    scores = evaluated_tumours(tmp_path, size, surface_unit="mm")
+    truth, predicted = tumours()
+    for name, classes in BRATS.items():
+        numbers = [TUMOUR.index(of) for of in classes]
+        images = [
+            sitk.GetImageFromArray(np.isin(it, numbers).astype("u1")) for it in (predicted, truth)
+        ]
+        overlap = sitk.LabelOverlapMeasuresImageFilter()
+        overlap.Execute(*images)
+        assert scores[f"dice_{name}"] == pytest.approx(overlap.GetDiceCoefficient())
+        jaccard = overlap.GetJaccardCoefficient()
+        assert scores[f"volumetric_overlap_error_{name}"] == pytest.approx(1 - jaccard)
+        masks = [np.isin(it, numbers) for it in (truth, predicted)]
+        expected = surface_scores(*masks, (3.0, 1.0, 0.5), 1)
+        assert {of: scores[f"{of}_{name}"] for of in expected} == pytest.approx(expected)
+        # SimpleITK measures between contours, which are up to a voxel's diagonal away.
+        for image in images:
+            image.SetSpacing((0.5, 1.0, 3.0))
+        contours = [sitk.LabelContour(image, fullyConnected=True) for image in images]
+        far = sitk.HausdorffDistanceImageFilter()
+        far.Execute(*contours)
+        diagonal = float(np.linalg.norm([0.5, 1, 3]))
+        found = scores[f"hausdorff_{name}"]
+        assert found == pytest.approx(far.GetHausdorffDistance(), abs=diagonal)
+    assert scores["dice_ET"] == scores["dice_enhancing"]
+    assert scores["hausdorff_95_ET"] == scores["hausdorff_95_enhancing"]
+
+
+def test_surface_distances_in_mm_are_thousandths_of_those_in_um(tmp_path: Path) -> None:
+    size = {"z": 3000.0, "y": 1000.0, "x": 500.0}
+    for folder in ("um", "mm"):
+        (tmp_path / folder).mkdir()
+    um, mm = (evaluated_tumours(tmp_path / it, size, surface_unit=it) for it in ("um", "mm"))
+    for name in ("hausdorff_95_WT", "rms_surface_distance_TC", "average_surface_distance_oedema"):
+        assert um[name] == pytest.approx(1000 * mm[name])
+
+
+def test_surface_distances_of_unknown_size_are_pixels_whatever_the_unit(tmp_path: Path) -> None:
+    scores = evaluated_tumours(tmp_path, {}, surface_unit="mm")
+    expected = surface_scores(*(volume > 0 for volume in tumours()), (1, 1, 1), 1)
+    assert scores["hausdorff_95_WT"] == pytest.approx(expected["hausdorff_95"])
+
+
+@pytest.mark.parametrize(
+    ("regions", "message"),
+    [
+        (
+            {"WT": ["tumour"]},
+            r"regions\.WT must be of the classes background, necrosis.*got tumour;",
+        ),
+        ({"WT": []}, r"regions\.WT must be of the classes .* got none; correct it"),
+        ({"oedema": ["necrosis"]}, r"regions\.oedema must have a name that no class has"),
+    ],
+)
+def test_regions_of_unknown_classes_are_refused(regions: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        EvaluateSettings(regions=regions).numbered_regions(TUMOUR)
+    assert "\n" not in str(caught.value)
+
+
 def test_sections_are_scored_together_as_the_challenge_did(tmp_path: Path) -> None:
     images, stacks = {}, []
     for name in ("a", "b"):
@@ -617,14 +736,8 @@ def test_sections_are_scored_together_as_the_challenge_did(tmp_path: Path) -> No
         images[name] = write_images(tmp_path / name, truth, predicted, "yx")
         stacks.append((truth > 0, predicted > 0))
     output, labels = tmp_path / "metrics.tsv", {"experiment": "e", "split": "fold1", "seed": "0"}
-    evaluate_images(
-        images,
-        labels,
-        output,
-        tmp_path / "curves.tsv",
-        MODEL,
-        EvaluateSettings(challenge="isbi2012"),
-    )
+    settings = EvaluateSettings(challenge="isbi2012")
+    evaluate_images(images, labels, output, tmp_path / "curves.tsv", MODEL, settings)
     table = pd.read_csv(output, sep="\t")
     together = table[table["image"] == "all of fold1"].set_index("metric")["value"]
     truth, predicted = (np.stack(each) for each in zip(*stacks, strict=True))
@@ -637,14 +750,7 @@ def test_sections_are_scored_together_as_the_challenge_did(tmp_path: Path) -> No
     (tmp_path / "c").mkdir()
     images["c"] = write_images(tmp_path / "c", truth[0, :20] + 0, predicted[0, :20] + 0, "yx")
     with pytest.raises(ValueError, match="must be 2D sections of one size"):
-        evaluate_images(
-            images,
-            labels,
-            output,
-            tmp_path / "curves.tsv",
-            MODEL,
-            EvaluateSettings(challenge="isbi2012"),
-        )
+        evaluate_images(images, labels, output, tmp_path / "curves.tsv", MODEL, settings)
 
 
 def test_scores_that_are_not_defined_are_named(
@@ -663,12 +769,9 @@ def test_scores_that_are_not_defined_are_named(
     *scores, last = table.to_dict("records")
     assert last["reason"].startswith("not defined, since there is nothing to judge: dice_cell")
     assert all(np.isfinite(row["value"]) for row in scores)
-    write_json(
-        tmp_path / "s.json",
-        {"state": "done", "reason": "", "objects": 0, "voxels": 600, "shape": [20, 30]},
-    )
-    summarise_archive(
-        {"v": tmp_path / "s.json"}, {"v": tmp_path / "metrics.tsv"}, tmp_path / "s.tsv"
-    )
+    told = {"state": "done", "objects": 0, "voxels": 600, "shape": [20, 30], "experiment": "e"}
+    write_json(tmp_path / "v/summary.json", {**MISSING, **told})
+    shutil.copy(tmp_path / "metrics.tsv", tmp_path / "v")
+    summarise_archive(tmp_path, ["v"], {"v"}, tmp_path / "s.tsv")
     row = pd.read_csv(tmp_path / "s.tsv", sep="\t").iloc[0]
     assert (row["pixel_error"], row["reason"]) == (0, last["reason"])

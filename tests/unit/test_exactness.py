@@ -13,8 +13,10 @@ import torch
 from small_model import TILE, grey, settings, write_model
 from torch import Tensor, nn
 
-from unetflow.exactness import shifted_grid, verify_tiling
-from unetflow.inference import Model, load
+from unetflow.exactness import TIMED, shifted_grid, verify_tiling
+from unetflow.inference import Model, build, load
+from unetflow.settings.networks import SlidingWindowSettings
+from unetflow.settings.training import IntensitySettings
 from unetflow.store import create_image, read_json
 
 torch.set_num_threads(1)
@@ -32,14 +34,40 @@ def test_tiles_of_an_exact_network_pass(
     tmp_path: Path, shape: tuple[int, ...], dimensions: int
 ) -> None:
     model = image_and_model(tmp_path, shape, dimensions)
-    verify_tiling(
+    told = verify_tiling(
         model, tmp_path / "image", [TILE] * dimensions, settings(), tmp_path / "facts.json"
     )
+    assert told == {}, "no windows"
     facts = read_json(tmp_path / "facts.json")
     assert max(facts["tiled"], facts["shifted"]) <= facts["tolerance"]
     assert 0 < facts["tolerance"] < 1e-4 * facts["logit_range"]
     step = TILE - 2 * model.geometry[0].halo
     assert facts["extents"] == [min(extent, step * 3 // 2) for extent in shape[-dimensions:]]
+
+
+@pytest.mark.parametrize(("shape", "windows"), [((100, 110), TIMED**2), ((100, 9), TIMED * 9)])
+def test_windows_are_timed_one_by_one(
+    tmp_path: Path, shape: tuple[int, int], windows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = SlidingWindowSettings(network="sliding_window", width=2, hidden=3)
+    network: Any = build(chosen, 1, 2).eval()
+    classified, classify = [], network.classified
+    monkeypatch.setattr(network, "classified", lambda x: classified.append(len(x)) or classify(x))
+    facts = {
+        "network": chosen.model_dump(mode="json"),
+        "channels": 1,
+        "class_names": ["a", "b"],
+        "intensity": IntensitySettings(source="image").model_dump(mode="json"),
+    }
+    model = Model(network, chosen.geometry, torch.device("cpu"), "32", facts)
+    create_image(tmp_path / "image", "yx", shape, np.uint8, {})[...] = grey(shape)
+    where = tmp_path / "image", [158, 158], settings(), tmp_path / "facts.json"
+    told = verify_tiling(model, *where)
+    assert told["windows"] == windows == sum(classified) - 1, "one to warm up"
+    assert told["window_seconds"] > 0
+    assert network.dense, "the model is as it was"
+    facts["network"]["dense"] = network.dense = False
+    assert verify_tiling(model, *where) == {}, "nothing is at once"
 
 
 class Centred(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from zipfile import ZipFile
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+import tifffile
 import torch
 from numpy.typing import NDArray
 from small_model import grey, write_model
@@ -22,11 +24,15 @@ from unetflow.exported_frame import frame_of
 from unetflow.inference import Model, array_reader, build, load, probabilities
 from unetflow.intensity import Normalisation, histogram, normalisation
 from unetflow.model_card import Subject
-from unetflow.networks import UNetSettings
-from unetflow.settings import ExportSettings, IntensitySettings
+from unetflow.portable_unet import PortableUNet
+from unetflow.settings.evaluation import ExportSettings
+from unetflow.settings.networks import UNetSettings
+from unetflow.settings.training import IntensitySettings
 from unetflow.store import create_image, read_json, write_json
 
 torch.set_num_threads(1)
+
+SECTIONS = Path(__file__).parents[3] / "shared/data/isbi2012.zip"
 
 SUBJECT = Subject(
     "cells", "A <small> network", "Cells, small", "ask us", ("1505.04597", "10.1038/s41592-1", "us")
@@ -69,11 +75,15 @@ class Exported:
 
 
 def exported(
-    folder: Path, network: dict[str, Any], channels: int = 1, **intensity: Any
+    folder: Path,
+    network: dict[str, Any],
+    channels: int = 1,
+    pixels: NDArray[Any] | None = None,
+    **intensity: Any,
 ) -> Exported:
     dimensions, axes = network["dimensions"], "czyx" if network["dimensions"] == 3 else "cyx"
     name = f"{dimensions}D {'padded' if network.get('padding') else 'valid'}"
-    pixels = grey((channels, *EXTENTS[name]))
+    pixels = grey((channels, *EXTENTS[name])) if pixels is None else pixels
     model = write_model(folder / "model", dimensions, channels, 3, network, **intensity)
     facts = read_json(model / "model.json")
     training = {"best_step": 7, "images": ["one", "two"]}
@@ -125,11 +135,18 @@ def tiled(package: Path, pixels: NDArray[Any], weights_format: str, size: int) -
     return np.asarray(found)[0]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("normalised", ["none", "batch"])
-def test_the_portable_network_says_what_ours_says(name: str, normalised: str) -> None:
+OPTIONS: list[dict[str, Any]] = [
+    {"normalisation": "none"},
+    {"normalisation": "batch", "widening": "before", "upsampling": "nearest", "filter_size": 5},
+    {"normalisation": "instance", "blocks": "residual", "upsampling": "bilinear"},
+    {"normalisation": "layer", "blocks": "residual", "attention": True, "width": 8, "depth": 2},
+    {"attention": True, "upsampling": "bilinear", "deep_supervision": True, "depth": 2},
+]
+
+
+def both(settings: UNetSettings) -> tuple[Model, PortableUNet]:
+    """Return a network of two channels and three classes, as after a training, and as exported."""
     torch.manual_seed(0)
-    settings = UNetSettings(**NETWORKS[name] | {"width": 2, "normalisation": normalised})
     network = build(settings, 2, 3).eval()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm3d):
@@ -137,16 +154,54 @@ def test_the_portable_network_says_what_ours_says(name: str, normalised: str) ->
             module.running_var.uniform_(0.5, 2)
     facts = {"network": settings.model_dump(), "channels": 2, "class_names": ["a", "b", "c"]}
     model = Model(network, settings.geometry, torch.device("cpu"), "32", facts)
+    return model, portable(model, frame_of(settings.geometry[0]))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_the_portable_network_says_what_ours_says(name: str, options: dict[str, Any]) -> None:
+    settings = UNetSettings(**NETWORKS[name] | {"width": 2} | options)
+    model, network = both(settings)
     frame = frame_of(settings.geometry[0])
     extents = [frame.minimum + steps * frame.divisor for steps in (2, 0, 1)[: settings.dimensions]]
     pixels = torch.randn(1, 2, *extents)
     region = tuple(slice(frame.margin, extent - frame.margin) for extent in extents)
     expected = probabilities(model, array_reader(pixels[0].numpy()), extents, region, None)
     with torch.inference_mode():
-        found = portable(model, frame)(pixels)[0].numpy()
+        found = network(pixels)[0].numpy()
     assert found.shape == (3, *extents)
-    np.testing.assert_allclose(found[:, *region], expected, atol=1e-6)
+    np.testing.assert_allclose(found[:, *region], expected, atol=1e-5)
     assert found.sum() == pytest.approx(np.prod(expected.shape[1:]), rel=1e-5), "0 on the margin"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("2D valid", OPTIONS[-1]), ("3D padded", OPTIONS[-2])], ids=str
+)
+def test_torchscript_and_onnx_know_the_options(
+    tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    needed()
+    import onnxruntime
+
+    settings = UNetSettings(**NETWORKS[name] | {"width": 2} | options)
+    _, network = both(settings)
+    axis = frame_of(settings.geometry[0])
+    write_weights(network, (1, 2, *[axis.minimum] * settings.dimensions), tmp_path)
+    scripted = torch.jit.load(str(tmp_path / "weights_torchscript.pt"))
+    session = onnxruntime.InferenceSession(tmp_path / "weights.onnx")
+    pixels = torch.randn(2, 2, *[axis.minimum + axis.divisor] * settings.dimensions)
+    with torch.inference_mode():
+        expected = network(pixels)
+        torch.testing.assert_close(scripted(pixels), expected, rtol=0, atol=1e-5)
+    found = session.run(None, {"input": pixels.numpy()})[0]
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-4)
+
+
+def test_a_network_that_differs_between_axes_is_refused(tmp_path: Path) -> None:
+    needed()
+    flat = {"dimensions": 3, "depth": 1, "pool_size": [1, 2, 2]}
+    with pytest.raises(ValueError, match="does the same along every axis: got one whose"):
+        exported(tmp_path, flat)
 
 
 def test_all_formats_agree_with_us(package: Exported) -> None:
@@ -164,6 +219,24 @@ def test_tiles_of_bioimageio_equal_our_whole_image(package: Exported, weights_fo
         inside += (slice(package.halo, -package.halo),) * (expected.ndim - 1)
         assert expected[inside].size, "the image is too small to tell"
     np.testing.assert_allclose(found[inside], expected[inside], atol=1e-4)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(
+    not SECTIONS.is_file(),
+    reason="no real images: there is no folder shared/data beside the project",
+)
+def test_real_sections_are_predicted_alike(tmp_path: Path) -> None:
+    needed()
+    with ZipFile(SECTIONS) as archive:
+        stored = archive.read("ISBI-2012-challenge/train-volume.tif")
+    section = tifffile.imread(io.BytesIO(stored))[7, np.newaxis, 60:364, 100:420]
+    package = exported(tmp_path, NETWORKS["2D valid"], pixels=section)
+    expected = package.ours(section)
+    for weights_format in ("pytorch_state_dict", "torchscript", "onnx"):
+        found = tiled(package.package, section, weights_format, 4)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.ptp(expected[1]) > 0.01, "the network sees no difference"
 
 
 def test_onnx_runtime_takes_any_batch_and_extents(package: Exported, tmp_path: Path) -> None:
@@ -247,7 +320,7 @@ def test_the_network_of_a_package_imports_torch_alone(flat: Exported) -> None:
         for alias in node.names
     ]
     names += [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert {name.split(".")[0] for name in names} == {"torch"}
+    assert {name.split(".")[0] for name in names} - sys.stdlib_module_names == {"torch"}
 
 
 def test_authors_and_licence_are_those_that_are_set() -> None:
@@ -262,11 +335,36 @@ def test_authors_and_licence_are_those_that_are_set() -> None:
         licence(SUBJECT, ExportSettings(licence="free"))
 
 
+def test_a_package_clips_as_its_model_does() -> None:
+    needed()
+    from unetflow.model_package import preprocessing
+
+    for source in ("training", "image"):
+        intensity = IntensitySettings(source=source, clip=(5, 90)).model_dump(mode="json")
+        facts = {"intensity": {**intensity, "offset": [1.0], "scale": [2.0]}}
+        first, second = preprocessing({**facts, "network": {"dimensions": 2}})
+        assert first == {"id": "clip", "kwargs": {"min": 5.0, "max": 90.0}}
+        assert second["id"] in ("scale_linear", "zero_mean_unit_variance")
+
+
 def test_another_network_is_refused(tmp_path: Path) -> None:
     needed()
-    write_json(tmp_path / "model.json", {"network": {"network": "fcn"}})
+    write_json(tmp_path / "model.json", {"network": {"network": "fcn"}, "intensity": {}})
     with pytest.raises(ValueError, match="which is unet: got fcn; leave the experiment out"):
         export(tmp_path, tmp_path, tmp_path, {}, SUBJECT, ExportSettings())
+
+
+@pytest.mark.parametrize("normalise", ["zscore", "percentile"])
+def test_statistics_of_an_images_nonzero_pixels_are_refused_before_any_work(
+    tmp_path: Path, normalise: str
+) -> None:
+    needed()
+    own = {"source": "image", "pixels": "nonzero", "normalise": normalise}
+    model = write_model(tmp_path / "model", **own)
+    rule = r"^export must be .* got intensity\.source image of pixels nonzero.*source: training"
+    with pytest.raises(ValueError, match=rule) as caught:
+        export(model, tmp_path, tmp_path, {}, SUBJECT, ExportSettings())
+    assert "\n" not in str(caught.value)
 
 
 def test_a_format_that_says_something_else_is_refused(

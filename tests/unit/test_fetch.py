@@ -22,7 +22,7 @@ import pytest
 
 from unetflow.datasets.download import CHUNK_BYTES
 from unetflow.datasets.fetch import fetch
-from unetflow.settings import Download
+from unetflow.settings.datasets import Download
 
 CONTENT = bytes(range(256)) * 1000
 KEPT = 2 * CHUNK_BYTES  # of what comes before a connection breaks, whole chunks are kept

@@ -22,7 +22,7 @@ from unetflow.dividing import segment, segment_planes
 from unetflow.holes import mark_holes, small_holes
 from unetflow.labelling import Grid, components
 from unetflow.segmentation import segment_image
-from unetflow.settings import SegmentSettings
+from unetflow.settings.prediction import SegmentSettings
 from unetflow.store import create_image, open_image
 
 __all__ = ["small_shards"]

@@ -14,14 +14,16 @@ from unetflow.intensity import (
     Histogram,
     Normalisation,
     histogram,
+    levels,
     merge,
     normalisation,
     normalisations,
     percentile,
     read_histograms,
+    stored_normalisation,
     write_histograms,
 )
-from unetflow.settings import IntensitySettings
+from unetflow.settings.training import IntensitySettings
 from unetflow.store import create_image
 
 PERCENTS = (0, 0.5, 1, 10, 25, 50, 75, 99, 99.5, 100)
@@ -112,6 +114,34 @@ def test_percentiles_are_mapped_to_0_and_1() -> None:
     assert made.apply(np.array([[10, 60, 0]])).tolist() == [[0, 1, np.float32(-0.2)]]
 
 
+@given(images(), st.sampled_from(["zscore", "percentile"]))
+def test_clipped_grey_values_are_normalised_as_those_of_a_clipped_image(
+    parts: list[np.ndarray], how: str
+) -> None:
+    pixels = np.concatenate(parts).astype(np.float64)
+    clipped = np.clip(pixels, 20, 90)
+    settings = IntensitySettings(normalise=how, clip=(20, 90))
+    made = normalisation([merge([histogram(part, "image") for part in parts])], settings)
+    plain = normalisation([histogram(clipped, "image")], IntensitySettings(normalise=how))
+    assert made.clip == (20, 90)
+    np.testing.assert_allclose(made.apply(pixels[None]), plain.apply(clipped[None]), atol=1e-4)
+    facts = {"offset": list(made.offset), "scale": list(made.scale), "clip": [20.0, 90.0]}
+    assert stored_normalisation(facts) == made
+
+
+def test_a_model_without_word_of_clipping_does_not_clip() -> None:
+    facts = {"offset": [3.0], "scale": [2.0], "source": "training"}
+    assert stored_normalisation(facts) == Normalisation((3.0,), (2.0,))
+
+
+def test_clipping_must_leave_something() -> None:
+    found = [histogram(np.array([50, 70]), "image")]
+    with pytest.raises(ValueError, match="got 100 to 200 for values from 50 to 70; widen it"):
+        normalisation(found, IntensitySettings(clip=(100, 200)))
+    with pytest.raises(ValueError, match="must be a lower and a higher grey value"):
+        IntensitySettings(clip=(9, 9))
+
+
 def test_a_nearly_empty_image_falls_back_to_its_deviation() -> None:
     pixels = np.zeros(10_000)
     pixels[0] = 1
@@ -174,3 +204,39 @@ def test_merging_does_not_depend_on_the_order(pairs: list[tuple[int, int]]) -> N
     forward, backward = merge(parts), merge(reversed(parts))
     assert (forward.values, forward.counts) == (backward.values, backward.counts)
     assert forward.variance == pytest.approx(backward.variance, rel=1e-9)
+
+
+# -------------------------------------------------------------------------------------- bodies
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.float32])
+@pytest.mark.parametrize("percentile_too", [False, True])
+def test_statistics_of_what_is_not_0_are_those_of_the_body(
+    dtype: type, percentile_too: bool
+) -> None:
+    generator = np.random.default_rng(0)
+    parts = [generator.normal(900, 150, 70_000).clip(1).astype(dtype) for _ in range(2)]
+    for part in parts:
+        part[generator.random(part.size) < 0.6] = 0
+    merged = merge([histogram(part, "image") for part in parts])
+    body = np.concatenate(parts).astype(np.float64)
+    body = body[body != 0]
+    method = "percentile" if percentile_too else "zscore"
+    settings = IntensitySettings(normalise=method, pixels="nonzero")
+    made = normalisation([merged], settings)
+    if percentile_too:
+        low, high = np.percentile(body, [0.5, 99.5], method="inverted_cdf")
+        width = np.ptp(body) / 60_000 if dtype == np.float32 else 1e-9
+        assert made.offset[0] == pytest.approx(low, abs=width)
+        assert made.scale[0] == pytest.approx(high - low, abs=2 * width)
+    else:
+        assert made.offset[0] == pytest.approx(body.mean(), rel=1e-9)
+        assert made.scale[0] == pytest.approx(body.std(), rel=1e-9)
+
+
+def test_levels_are_those_of_clipped_values() -> None:
+    of = histogram(np.arange(-1000, 1001), "image")
+    made = normalisation([of], IntensitySettings(clip=(-100, 250)))
+    low, middle, high = levels([of], made)[0]
+    expected = made.apply(np.array([[-100, 0, 250]]))[0]
+    assert [low, middle, high] == pytest.approx(expected.tolist(), abs=1e-6)

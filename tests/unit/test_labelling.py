@@ -27,7 +27,7 @@ from unetflow.joining import Joined, join, link_planes
 from unetflow.labelling import Divide, Grid, components, label_block, measure, shard_blocks
 from unetflow.metrics.contingency import contingency
 from unetflow.segmentation import segment_image
-from unetflow.settings import SegmentSettings
+from unetflow.settings.prediction import SegmentSettings
 from unetflow.store import create_image, open_image
 
 __all__ = ["small_shards"]

@@ -19,7 +19,7 @@ from unetflow.datasets.files import class_map
 from unetflow.datasets.layouts import Labelled, Source, lineages, sources, unique
 from unetflow.datasets.patterns import as_expression, matching, name_image, safe
 from unetflow.datasets.prepare import checked
-from unetflow.settings import DatasetSettings
+from unetflow.settings.datasets import DatasetSettings
 
 Array = NDArray[Any]
 

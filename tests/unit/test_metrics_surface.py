@@ -15,8 +15,10 @@ from scipy import ndimage
 
 from unetflow.metrics.surface import surface_scores
 
-DISTANCES = ("hausdorff_95", "hausdorff", "average_surface_distance")
-NAMES = (*DISTANCES, "surface_dice", "volumetric_overlap_error", "relative_volume_difference")
+RMS = "rms_surface_distance"
+DISTANCES = ("hausdorff_95", "hausdorff", "average_surface_distance", RMS)
+VOLUMES = ("volumetric_overlap_error", "relative_volume_difference")
+NAMES = (*DISTANCES[:3], "surface_dice", *VOLUMES, RMS)
 SIZES = st.sampled_from([0.25, 0.7, 1.0, 1.5, 3.0])
 
 
@@ -94,10 +96,11 @@ def by_loops(
             sum(d * area for d, area in together) / total,
             sum(area for d, area in together if d <= tolerance + 1e-9) / total,
         ]
+        rms = math.sqrt(sum(d**2 * area for d, area in together) / total)
     else:
-        surfaces = [math.nan] * 4
+        surfaces, rms = [math.nan] * 4, math.nan
     known = volumes(truth & ~ignore, prediction & ~ignore)
-    return dict(zip(NAMES, surfaces + known, strict=True))
+    return dict(zip(NAMES, [*surfaces, *known, rms], strict=True))
 
 
 def blobs(shape: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +141,7 @@ def test_3d_distances_and_volumes_equal_a_loop_over_corners(
     ignore = ignore & np.roll(ignore, 1)
     scores = surface_scores(truth, prediction, spacing, 1, ignore)
     expected = by_loops(truth, prediction, spacing, 1, ignore)
-    for name in ("hausdorff", *NAMES[-2:]):
+    for name in ("hausdorff", *VOLUMES):
         assert scores[name] == pytest.approx(expected[name], nan_ok=True), name
 
 
@@ -161,6 +164,10 @@ def test_a_drawn_square_that_grew_by_a_column_has_the_scores_that_a_pencil_gives
             "surface_dice": 1 - (1 + 1 + 2 * slanted) / (truth_area + prediction_area),
             "volumetric_overlap_error": 1 / 3,
             "relative_volume_difference": 1 / 2,
+            # Distances are 0 or 1, which are their own squares.
+            "rms_surface_distance": math.sqrt(
+                (1 + 1 + 2 * slanted) / (truth_area + prediction_area)
+            ),
         }
     )
 
@@ -184,7 +191,15 @@ def test_a_mask_is_equal_to_itself_alone(
 ) -> None:
     (truth, prediction), spacing = case
     if truth.any():
-        assert list(surface_scores(truth, truth.copy(), spacing, 0).values()) == [0, 0, 0, 1, 0, 0]
+        assert list(surface_scores(truth, truth.copy(), spacing, 0).values()) == [
+            0,
+            0,
+            0,
+            1,
+            0,
+            0,
+            0,
+        ]
     scores = surface_scores(truth, prediction, spacing, 0)
     if (truth != prediction).any():
         assert scores["hausdorff"] >= scores["hausdorff_95"] >= 0
@@ -302,6 +317,10 @@ def test_scores_equal_surface_distance_where_it_is_installed(
             peer.compute_surface_dice_at_tolerance(expected, tolerance),
         ]
         assert [scores[name] for name in NAMES[:4]] == pytest.approx(figures, rel=1e-12)
+        sides = ("gt_to_pred", "pred_to_gt")
+        squares = np.concatenate([expected[f"distances_{side}"] ** 2 for side in sides])
+        weights = np.concatenate([expected[f"surfel_areas_{side}"] for side in ("gt", "pred")])
+        assert scores[RMS] ** 2 == pytest.approx(np.average(squares, weights=weights), rel=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(40, 50), (14, 20, 24)])
@@ -348,9 +367,9 @@ def test_empty_sides_have_stated_scores(shape: tuple[int, ...]) -> None:
     mask[1, 1:3] = True
     spacing = (1,) * len(shape)
     missed = list(surface_scores(mask, empty, spacing, 100).values())
-    assert missed == [math.inf, math.inf, math.inf, 0, 1, -1]
+    assert missed == [math.inf, math.inf, math.inf, 0, 1, -1, math.inf]
     invented = list(surface_scores(empty, mask, spacing, 100).values())
-    assert invented == [math.inf, math.inf, math.inf, 0, 1, math.inf]
+    assert invented == [math.inf, math.inf, math.inf, 0, 1, math.inf, math.inf]
     for nothing in (empty, empty[:0]):
         scores = surface_scores(nothing, nothing, spacing, 100)
         assert tuple(scores) == NAMES
@@ -363,10 +382,10 @@ def test_a_mask_without_surface_still_has_a_volume() -> None:
     truth, prediction = np.ones((2, 4, 4), dtype=bool)
     ignore = np.pad(np.zeros((2, 2), dtype=bool), 1, constant_values=True)
     scores = list(surface_scores(truth, prediction, (1, 1), 1, ignore).values())
-    assert scores == pytest.approx([math.nan] * 4 + [0, 0], nan_ok=True)
+    assert scores == pytest.approx([math.nan] * 4 + [0, 0, math.nan], nan_ok=True)
     prediction[1, 1] = False  # a corner of four pixels that are not ignored: there is one
     scores = list(surface_scores(truth, prediction, (1, 1), 1, ignore).values())
-    assert scores == [math.inf, math.inf, math.inf, 0, 1 / 4, -1 / 4]
+    assert scores == [math.inf, math.inf, math.inf, 0, 1 / 4, -1 / 4, math.inf]
 
 
 def test_what_is_ignored_changes_nothing() -> None:

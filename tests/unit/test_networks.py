@@ -8,24 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_model import write_trained
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from unetflow.geometry import axis_tiles, geometry_to_json
-from unetflow.inference import Model, array_reader, build, logits, sha256
-from unetflow.networks import (
+from unetflow.geometry import axis_tiles
+from unetflow.inference import Model, array_reader, build, logits
+from unetflow.reading import parse
+from unetflow.settings.experiment import ExperimentSettings
+from unetflow.settings.networks import (
     FcnSettings,
     NetworkSettings,
     SlidingWindowSettings,
     TernausNetSettings,
     parse_network,
 )
-from unetflow.reading import parse
-from unetflow.settings import ExperimentSettings
-from unetflow.store import write_json
 from unetflow.tile_plan import choose_tile
-from unetflow.training import write_weights
 from unetflow.training_plan import Fingerprint, plan
 from unetflow.transfer import take_over
 
@@ -210,26 +209,10 @@ def test_a_new_fcn_scores_nothing_and_learns_all_but_its_last_interpolation() ->
     assert still == ["classify.final.weight"]
 
 
-def written(folder: Path, settings: NetworkSettings, network: nn.Module) -> Path:
-    """A folder with a trained network."""
-    folder.mkdir()
-    write_weights(folder / "model.safetensors", network.float().state_dict())
-    facts = {
-        "network": settings.model_dump(mode="json"),
-        "geometry": geometry_to_json(settings.geometry),
-        "channels": 1,
-        "class_names": ["background", "cell"],
-        "weights_sha256": sha256(folder / "model.safetensors"),
-        "training": {"images": []},
-    }
-    write_json(folder / "model.json", facts)
-    return folder
-
-
 def test_a_finer_fcn_goes_on_from_a_coarser_one(tmp_path: Path) -> None:
     coarse, fine, finest = FCNS[1::2]
     before = as_trained(coarse).float().state_dict()
-    start = written(tmp_path / "coarse", coarse, as_trained(coarse))
+    start = write_trained(tmp_path / "coarse", coarse, as_trained(coarse))
     network = build(fine, 1, 2).eval()
     take_over(network, start, [], "any", freeze_encoder=False)
     after = network.state_dict()
@@ -243,10 +226,10 @@ def test_a_finer_fcn_goes_on_from_a_coarser_one(tmp_path: Path) -> None:
         pixels = torch.randn(1, 1, 160, 160)
         expected, found = (of(pixels)[:, :, 32:-32, 32:-32] for of in (coarser, network))
     assert expected.std() > 10 * (found - expected).std() > 0
-    finer = written(tmp_path / "finer", fine, network)
+    finer = write_trained(tmp_path / "finer", fine, network)
     with pytest.raises(ValueError, match=r"train\.start_from must be the same network: 3 layers"):
         take_over(build(coarse, 1, 2), finer, [], "any", freeze_encoder=False)
-    other = written(tmp_path / "other", TERNAUSNETS[1], as_trained(TERNAUSNETS[1]))
+    other = write_trained(tmp_path / "other", TERNAUSNETS[1], as_trained(TERNAUSNETS[1]))
     with pytest.raises(ValueError, match=r"train\.start_from must be the same network"):
         take_over(build(finest, 1, 2), other, [], "any", freeze_encoder=False)
 

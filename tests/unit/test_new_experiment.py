@@ -20,7 +20,8 @@ from unetflow.datasets.synthetic import synthesize
 from unetflow.experiments import parse
 from unetflow.new_experiment import common_folder, describe
 from unetflow.outlines import write_outlines
-from unetflow.settings import DatasetSettings, ExperimentSettings, PairsLayout
+from unetflow.settings.datasets import DatasetSettings, PairsLayout
+from unetflow.settings.experiment import ExperimentSettings
 from unetflow.store import Image
 
 IMAGES, MASKS = "data/images/*.tif", "data/masks/*.tif"

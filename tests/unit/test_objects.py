@@ -25,7 +25,7 @@ from unetflow.joining import join
 from unetflow.labelling import Grid, Region, Values, label_block, measure
 from unetflow.objects import object_table
 from unetflow.segmentation import segment_image, segment_volume
-from unetflow.settings import SegmentSettings
+from unetflow.settings.prediction import SegmentSettings
 from unetflow.store import Image, create_image, open_image
 from unetflow.volumes import open_volume
 from unetflow.voxels import resampled

@@ -21,7 +21,8 @@ from skimage.draw import ellipse, polygon2mask
 from unetflow.datasets.layouts import sources
 from unetflow.outlines import read_outlines, write_outlines
 from unetflow.segmentation import segment_images, segment_volume
-from unetflow.settings import DatasetSettings, SegmentSettings
+from unetflow.settings.datasets import DatasetSettings
+from unetflow.settings.prediction import SegmentSettings
 from unetflow.store import Image, create_image, open_image
 
 KINDS = {"fiji": "zip", "qupath": "geojson"}

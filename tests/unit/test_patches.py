@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from unetflow.elastic import Deformation, displacements, draw, spline_matrix
 from unetflow.geometry import Geometry, mirrored, unet_geometry
 from unetflow.patches import cut_patch, cut_patches
 from unetflow.resampling import Interpolation, resample
-from unetflow.settings import PatchesSettings, WeightsSettings
+from unetflow.settings.training import PatchesSettings, WeightsSettings
 from unetflow.store import add_label, create_array, create_image
 from unetflow.weights import target_and_weights
 
@@ -328,6 +329,52 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     assert digest(tmp_path / "first") == digest(tmp_path / "again") != digest(tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    ("axes", "shape", "geometry"),
+    [("yx", (40, 50), FLAT), ("zyx", (6, 30, 30), FLAT), ("czyx", (2, 9, 24, 24), DEEP)],
+)
+def test_balanced_patches_lie_evenly_around_rare_and_frequent_classes(
+    tmp_path: Path, axes: str, shape: tuple[int, ...], geometry: Geometry
+) -> None:
+    source = Source(tmp_path, axes, shape)
+    target = zarr.open_array(source.weights / "target", mode="r+")
+    drawn = np.zeros(target.shape, np.uint8)
+    drawn[..., :3, :] = 255
+    drawn.ravel()[[-3, -2, -400]] = 1, 1, 2  # very rare
+    target[...] = drawn
+    opened = source.opened(geometry)
+    places = [opened.balanced_place(1, [0, 7, number]) for number in range(900)]
+    values = [int(drawn[place]) for place in places if place is not None]
+    assert len(values) == 900
+    np.testing.assert_allclose(np.bincount(values) / 900, [1 / 3] * 3, atol=0.06)
+    # Pixels of one class are as likely as each other.
+    of_ones = [place for place in places if place is not None and drawn[place] == 1]
+    assert len(set(of_ones)) == 2
+    assert 0.35 < of_ones.count(of_ones[0]) / len(of_ones) < 0.65
+    half = [opened.balanced_place(0.5, [0, 7, number]) is None for number in range(900)]
+    assert np.mean(half) == pytest.approx(0.5, abs=0.06)
+    extent = {"tile": 22 if geometry is FLAT else 20, "per_image": 40}
+    group = source.cut(tmp_path / "cache", geometry, balanced=1, **extent)
+    around = [int(drawn[tuple(centre)]) for centre in group.attrs["centres"]]
+    assert set(around) == {0, 1, 2}
+
+
+def test_balance_changes_where_patches_lie_and_not_how_they_are_deformed() -> None:
+    settings = PatchesSettings(tile=22)
+    seed = [0, 7, 3]
+    *_, anywhere = patches.drawn((40, 50), 2, settings, seed)
+    plane, centre, there = patches.drawn((40, 50), 2, settings, seed, (5, 6))
+    assert (plane, centre) == ((), (5, 6))
+    np.testing.assert_array_equal(anywhere.matrix, there.matrix)
+    np.testing.assert_array_equal(anywhere.displacement, there.displacement)
+
+
+def test_an_image_of_which_nothing_is_annotated_is_not_balanced(tmp_path: Path) -> None:
+    source = Source(tmp_path, "yx", (40, 50))
+    zarr.open_array(source.weights / "target", mode="r+")[...] = 255
+    assert source.opened(FLAT).balanced_place(1, [0]) is None
+
+
 def test_more_patches_leave_the_first_ones_as_they_were(tmp_path: Path) -> None:
     source = Source(tmp_path, "yx", (40, 50))
     few = source.cut(tmp_path / "few", FLAT, tile=22, per_image=2)
@@ -440,11 +487,29 @@ def test_weights_can_be_those_of_the_deformed_objects(
         target, weights = target_and_weights(
             (moved > 0).astype(np.uint8), moved, COUNTS, WEIGHTS, [1.0] * dimensions, 5
         )
+        left_out = resample(source.target, deformation, "nearest", plane) == 255
+        target[left_out], weights[left_out] = 255, 0
         core = tuple(
             slice(edge, extent - edge) for edge, extent in zip(edges, moved.shape, strict=True)
         )
         np.testing.assert_array_equal(group["classes"][number], target[core])
         np.testing.assert_array_equal(group["weights"][number], weights[core])
+
+
+def test_what_the_target_leaves_out_stays_out_of_recomputed_weights(tmp_path: Path) -> None:
+    source = Source(tmp_path, "yx", (40, 50))
+    for name in ("classes", "instances"):
+        add_label(source.path, name, "yx", np.ones((40, 50), np.uint32), {})
+    some = WEIGHTS.model_copy(update={"annotated_planes": {"y": 2}})
+    opened = replace(source.opened(FLAT), weight_settings=some)
+    cut_patches(opened, tmp_path / "cache", PatchesSettings(tile=26, weights="recomputed"))
+    cut_patches(opened, tmp_path / "usual", PatchesSettings(tile=26))
+    found, usual = (zarr.open_group(tmp_path / name, mode="r") for name in ("cache", "usual"))
+    skipped = usual["classes"][...] == 255
+    assert 0.1 < skipped.mean() < 0.9
+    np.testing.assert_array_equal(found["classes"][...] == 255, skipped)
+    assert not found["weights"][...][skipped].any()
+    assert found["weights"][...][~skipped].all()
 
 
 def test_folds_are_told_in_the_log_and_in_the_table(
@@ -507,7 +572,7 @@ from pathlib import Path
 from unetflow import patches
 from unetflow.geometry import unet_geometry
 from unetflow.resampling import Interpolation, resample
-from unetflow.settings import PatchesSettings, WeightsSettings
+from unetflow.settings.training import PatchesSettings, WeightsSettings
 create_array, written = patches.create_array, []
 def kill(path, *arguments):
     if len(written) == 2:

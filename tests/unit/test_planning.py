@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import pytest
 import tifffile
 import zarr
 
-from unetflow.planning import OPENING_MINUTES, plan_archive
-from unetflow.settings import ExperimentSettings
+from unetflow.planning import HOURS_LEFT, OPENING_MINUTES, plan_archive
+from unetflow.settings.experiment import ExperimentSettings
 from unetflow.states import current_plan
-from unetflow.store import create_image, read_json
+from unetflow.store import create_image, read_json, write_json
 
 
 def experiment(dimensions: int = 2) -> ExperimentSettings:
@@ -53,6 +54,17 @@ def test_a_volume_is_planned_with_its_block_and_needs(
     assert planned["blocks"][block]["mem_mb"] > 900
 
 
+def test_blocks_of_a_volume_ask_for_the_same_so_that_they_can_be_a_job_array(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "large"
+    create_image(path, "zyx", (400, 20000, 10000), "u1", {})
+    blocks = plan(tmp_path, {"large": path})["large"]["blocks"].values()
+    assert len({block["voxels"] for block in blocks}) > 1, "those at the border are smaller"
+    for need in ("runtime", "mem_mb"):
+        assert len({block[need] for block in blocks}) == 1
+
+
 def truncated(path: Path) -> Path:
     """Write a TIFF file and cut it."""
     tifffile.imwrite(path, np.ones((40, 40), "u1"))
@@ -86,9 +98,15 @@ def over_time(path: Path) -> Path:
     return volume(path, "tyx")
 
 
+def with_a_long_name(path: Path) -> Path:
+    """Return a path that no system takes."""
+    return path.with_name("a" * 300 + ".tif")
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
+        (with_a_long_name, "File name too long"),
         (missing, "a volume must exist: found nothing"),
         (truncated, "must be a readable TIFF file"),
         (without_axes, "must be a readable OME-Zarr image"),
@@ -157,7 +175,9 @@ def test_a_plan_is_current_for_its_own_key_alone(tmp_path: Path) -> None:
 def test_small_volumes_share_jobs_and_keep_them_when_rows_are_appended(tmp_path: Path) -> None:
     paths = {f"v{i}": volume(tmp_path / f"v{i}") for i in range(7)}
 
-    def packs(names: list[str], minutes: float, anew: bool = True) -> dict[str, str]:
+    def packs(
+        names: list[str], minutes: float, anew: bool = True, megavoxels: float = 1000
+    ) -> dict[str, str]:
         if anew:
             (tmp_path / "packs.json").unlink(missing_ok=True)
         rows = {name: {"path": str(paths[name]), "experiment": "one"} for name in names}
@@ -166,6 +186,7 @@ def test_small_volumes_share_jobs_and_keep_them_when_rows_are_appended(tmp_path:
             model={"width": 8, "depth": 2},
             patches={"tile": 76},
             predict={"block_minutes": minutes},
+            segment={"job_megavoxels": megavoxels},
         )
         plan_archive(rows, {"one": of}, tmp_path / "plan.json", "key")
         planned = read_json(tmp_path / "plan.json")["volumes"]
@@ -180,9 +201,39 @@ def test_small_volumes_share_jobs_and_keep_them_when_rows_are_appended(tmp_path:
     grown = packs(every, 3.5 * alone, anew=False)
     assert {name: grown[name] for name in before} == before
     assert [grown[name] for name in every[4:]] == ["v4"] * 3, "v3 keeps its job for itself"
+    shorter = packs(every, 2.5 * alone, anew=False)
+    assert [*shorter.values()] == ["v0"] * 2 + ["v2", "v3", "v4", "v4", "v2"]
+    assert packs(every[::-1], 2.5 * alone, anew=False) == shorter, "whatever the order of rows"
     assert packs(every[1:], 3.5 * alone, anew=False)["v1"] == "v1", "its first is gone"
     assert set(packs(every, 1000).values()) == {"v0"}
     assert packs(every, 1.5 * alone) == {}, "none is less than half of a job"
+    made = [tmp_path / name for name in ("v1/summary.json", "v1/prediction_blocks/packed_0_0.json")]
+    for path in [*made, tmp_path / "v1/objects.tsv"]:
+        write_json(path, {})
+    packs(every, 1000, anew=False)
+    assert not any(path.exists() for path in made), "its jobs are others now"
+    assert (tmp_path / "v1/objects.tsv").exists()
+    write_json(made[0], {})
+    packs(every, 1000, anew=False)
+    assert made[0].exists(), "they are the same"
+    packs(every, 1.5 * alone, anew=False)
+    assert not made[0].exists(), "it has jobs of its own"
+    voxels = read_json(tmp_path / "plan.json")["volumes"]["v0"]["voxels"]
+    two = packs(every, 1000, megavoxels=2.5e-6 * voxels)
+    assert [*two.values()] == ["v0"] * 2 + ["v2"] * 2 + ["v4"] * 2 + ["v6"]
+    assert packs(every, 1000, megavoxels=1.5e-6 * voxels) == {}, "nor to segment"
+
+
+def test_a_pack_of_many_volumes_asks_for_the_time_of_their_work(tmp_path: Path) -> None:
+    paths = {f"v{i}": volume(tmp_path / f"v{i}") for i in range(30)}
+    planned = plan(tmp_path, paths)
+    assert {of["pack"] for of in planned.values()} == {"v0"}
+    work = sum(of["minutes"] + OPENING_MINUTES for of in planned.values())
+    threads = experiment().predict.threads
+    assert planned["v0"]["pack_runtime"] == 10 + math.ceil(HOURS_LEFT * work / threads)
+    # As many jobs of their own would start, and load their libraries, as many times.
+    alone = sum(block["runtime"] for of in planned.values() for block in of["blocks"].values())
+    assert planned["v0"]["pack_runtime"] < alone / 10
 
 
 def read_minutes(tmp_path: Path, path: Path) -> float:

@@ -18,7 +18,7 @@ from unetflow.predicted import foreground, probabilities
 from unetflow.prediction import predict_image, predict_images, tile_of
 from unetflow.regions import Job
 from unetflow.rotations import mean_over_rotations
-from unetflow.settings import IntensitySettings
+from unetflow.settings.training import IntensitySettings
 from unetflow.store import create_image, open_image, shard_regions
 
 __all__ = ["small_shards"]
@@ -110,7 +110,13 @@ def test_images_are_predicted_into_one_folder_with_the_models_tile(tmp_path: Pat
         pixels = grey((40 + number, 35))
         create_image(tmp_path / name, "yx", pixels.shape, np.uint8, {})[...] = pixels
     paths = [tmp_path / name for name in "ab"]
-    predict_images(model, paths, tmp_path / "out", settings())
+    facts = predict_images(model, paths, tmp_path / "out", settings())
+    assert facts["pixels"] == (40 + 41) * 35
+    assert facts["predict_seconds"] > 0
+    turned = settings(orientations=4), settings(rotations=3)
+    for way in turned:
+        facts = predict_images(model, paths[:1], tmp_path / "turned", way)
+        assert facts["pixels"] == 40 * 35 * way.orientations * way.rotations
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b"]
     for path in paths:
         pixels = open_image(path).array[...]

@@ -14,7 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from unetflow.datasets.prepare import prepare
-from unetflow.settings import DatasetSettings
+from unetflow.settings.datasets import DatasetSettings
 from unetflow.store import Image, open_image, read_json, validate
 
 PAIRS = {"kind": "pairs", "images": "images/*.*", "masks": "masks/*.*"}

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from unetflow.inference import build, sha256
-from unetflow.networks import FcnSettings, TernausNetSettings, VggSettings
 from unetflow.pretrained import take_pretrained
+from unetflow.settings.networks import FcnSettings, TernausNetSettings, VggSettings
 
 torch.set_num_threads(1)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from unetflow import provenance
-from unetflow.provenance import code_digest, recorded
+from unetflow.provenance import code_digest, commit, recorded
 from unetflow.store import read_json
 
 ROOT = Path(__file__).parents[2]
@@ -21,13 +21,14 @@ SCRIPTS = ROOT / "workflow/scripts"
 
 TOP = '''"""Make a thing."""
 from unetflow.first import make  # the step
-from unetflow.settings import Settings
+from unetflow.settings.fields import Settings
 
 with open("log") as log:
     make(Settings())
 '''
 FILES = {
-    "settings.py": "import unetflow.unrelated\nclass Settings: pass\n",
+    "settings/__init__.py": "",
+    "settings/fields.py": "import unetflow.unrelated\nclass Settings: pass\n",
     "progress.py": "from unetflow.unrelated import show\n",
     "provenance.py": "from unetflow.unrelated import show\n",
     "first.py": (
@@ -138,7 +139,7 @@ def test_the_adaptor_and_what_it_imports_directly_or_not_count(project: Project,
 @pytest.mark.parametrize(
     "name",
     [
-        "settings.py",
+        "settings/fields.py",
         "progress.py",
         "provenance.py",
         "unrelated.py",
@@ -226,7 +227,8 @@ def test_what_training_runs_retrains(copy: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "settings.py",
+        "settings/training.py",
+        "settings/networks.py",
         "progress.py",
         "provenance.py",
         "reference.py",
@@ -259,10 +261,46 @@ def test_a_record_tells_host_time_versions_and_cost(tmp_path: Path) -> None:
     assert (facts["gpus"], facts["gpu_seconds"]) == ([], 0)
     assert facts["peak_memory_bytes"] > 2**20
     assert facts["cpus"] >= 1
-    assert {"host", "platform", "python", "started"} <= set(facts)
+    assert {"host", "platform", "processor", "python", "started", "commit"} <= set(facts)
     assert facts["started"].endswith("+00:00")
     assert set(facts["versions"]) == set(provenance.VERSIONED)
     assert all(facts["versions"].values())
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells")
+def test_the_memory_of_a_step_is_not_that_of_the_process_which_began_it() -> None:
+    begins = bytearray(b"1") * (400 * 2**20)
+    code = "from unetflow.provenance import peak_bytes; print(peak_bytes())"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert 2**20 < int(done.stdout) < len(begins)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="Git is not installed")
+def test_the_commit_is_told_of_files_that_a_checkout_has(tmp_path: Path) -> None:
+    def git(*command: str) -> str:
+        who = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+        line = ["git", "-C", str(tmp_path), *who, *command]
+        return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
+
+    file, other = tmp_path / "code.py", tmp_path / "other.py"
+    file.write_text("a = 1\n")
+    assert commit(file) is None
+    git("init")
+    git("add", "code.py")
+    git("commit", "--message", "first")
+    assert commit(file) == git("rev-parse", "HEAD")[:12]
+    file.write_text("a = 2\n")
+    assert commit(file) == git("rev-parse", "HEAD")[:12] + "-dirty"
+    other.write_text("b = 1\n")
+    assert commit(other) is None
+
+
+def test_a_step_adds_what_it_has_counted_to_its_record(tmp_path: Path) -> None:
+    with recorded(tmp_path / "run.json") as own:
+        own |= {"steps": 7}
+    facts = read_json(tmp_path / "run.json")
+    assert facts["steps"] == 7
+    assert {"wall_seconds", "commit"} <= set(facts)
 
 
 def test_a_step_that_fails_leaves_no_record(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import yaml
 from unetflow.experiments import changed
 from unetflow.reading import dotted_keys
 from unetflow.reference import MODELS, generated
-from unetflow.settings import DatasetSettings, ExperimentSettings
+from unetflow.settings.datasets import DatasetSettings
+from unetflow.settings.experiment import ExperimentSettings
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted((ROOT / "config/experiments").glob("*.yaml"))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from unetflow.datasets.registry import find_dataset
-from unetflow.settings import DatasetSettings
+from unetflow.settings.datasets import DatasetSettings
 
 REGISTRY = Path(__file__).parents[2] / "resources/datasets"
 FILES = sorted(REGISTRY.glob("*.yaml"))

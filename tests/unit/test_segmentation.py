@@ -21,7 +21,7 @@ from small_model import small_shards
 from unetflow import store
 from unetflow.dividing import segment, segment_planes
 from unetflow.segmentation import segment_image, segment_images, segment_part, segment_volume
-from unetflow.settings import SegmentSettings
+from unetflow.settings.prediction import SegmentSettings
 from unetflow.store import create_image, open_image, read_json
 
 __all__ = ["small_shards"]
@@ -218,6 +218,9 @@ def test_what_a_2d_network_predicted_is_segmented_plane_by_plane(
     assert image.voxel_size_um == {"z": 2.0, "y": 0.5, "x": 0.5}
     assert np.unique(image.array[...]).tolist() == list(range(count + 1))
     store.validate(tmp_path / "out")
+    facts: Any = zarr.open_group(tmp_path / "out", mode="r").attrs["ome"]
+    assert facts["multiscales"][0]["name"] == "out"
+    assert (tmp_path / "out" / facts["image-label"]["source"]["image"]).resolve() == path
 
 
 @pytest.mark.parametrize(
@@ -301,6 +304,13 @@ def test_a_volume_gets_instances_a_table_and_a_summary(tmp_path: Path) -> None:
         "state": "done",
         "reason": "",
         "objects": 4,
+        "median_size": float(
+            np.median(np.bincount(open_image(files["segmentation"]).array[...].ravel())[1:])
+        ),
+        "foreground": pytest.approx(
+            (open_image(files["segmentation"]).array[...] > 0).mean(), abs=1e-6
+        ),
+        "outlier": "",
         "predict_seconds": 3.5,
         "path": str(tmp_path / "p.tif"),
         "experiment": "demo",
@@ -312,6 +322,9 @@ def test_a_volume_gets_instances_a_table_and_a_summary(tmp_path: Path) -> None:
     assert table["label"].tolist() == [1, 2, 3, 4]
     assert table["voxels"].tolist() == np.bincount(instances.ravel())[1:].tolist()
     assert table["mean_intensity"].tolist() == [7] * 4
+    assert (tmp_path / "thumbnail.webp").is_file()
+    segment_volume(FAILED, path, (), files, FLAT, SegmentSettings())
+    assert not (tmp_path / "thumbnail.webp").exists(), "of a volume that failed there is none"
 
 
 def test_a_volume_whose_prediction_failed_has_failed(tmp_path: Path) -> None:
@@ -320,6 +333,8 @@ def test_a_volume_whose_prediction_failed_has_failed(tmp_path: Path) -> None:
     summary = read_json(files["summary"])
     assert (summary["state"], summary["reason"]) == ("failed", "not there")
     assert (summary["objects"], summary["predict_seconds"]) == (None, 0)
+    told = {"median_size": None, "foreground": None, "outlier": ""}
+    assert {key: summary[key] for key in told} == told
     assert (summary["shape"], summary["voxels"]) == (None, None)
     group = zarr.open_group(files["segmentation"], mode="r")
     assert not list(group.members())

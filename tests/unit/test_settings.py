@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from unetflow.experiments import (
     changed,
+    check_regions,
     check_starts,
     datasets_of,
     first_alike,
@@ -24,7 +25,8 @@ from unetflow.experiments import (
     start_of,
 )
 from unetflow.reading import dotted_keys, parse, read_yaml
-from unetflow.settings import ExperimentSettings, PredictSettings, RunSettings
+from unetflow.settings.experiment import ExperimentSettings, RunSettings
+from unetflow.settings.prediction import PredictSettings
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config"
@@ -82,8 +84,10 @@ def test_every_committed_experiment_loads_and_finds_its_dataset(path: Path, tmp_
     assert path.stem in loaded
     # What has no direct download is named by those who have put it together.
     own = tmp_path / "registry.yaml"
-    own.write_text("nuclei3d: {url: nuclei3d.zip}\n")
-    assert datasets_of(loaded, REGISTRY, own)
+    names = ("nuclei3d", "ovule3d", "brats", "sliver07")
+    own.write_text("".join(f"{name}: {{url: {name}.zip}}\n" for name in names))
+    datasets = datasets_of(loaded, REGISTRY, own)
+    check_regions(loaded, datasets)
 
 
 def test_the_committed_config_loads_and_names_what_exists() -> None:
@@ -175,7 +179,11 @@ def test_a_key_with_one_letter_missing_is_refused_by_its_name(
         ({"train__steps": "many"}, "train.steps must be a valid integer, .*: got 'many'"),
         ({"model__dimensions": 4}, "model.dimensions must be 2 or 3: got 4"),
         ({"weights__sigma": -1}, "weights.sigma must be greater than 0: got -1"),
-        ({"split__folds": 1}, "split.folds must be greater than or equal to 2: got 1"),
+        ({"split__folds": 0}, "split.folds must be greater than or equal to 1: got 0"),
+        (
+            {"split__folds": 1},
+            "split: folds must be at least 2 to test on images that .*: got 1; .*",
+        ),
         (
             {"track__gap": 2},
             "track: gap must have a max_distance: got gap 2 and max_distance 0; .*",
@@ -382,6 +390,13 @@ def test_one_name_in_the_config_is_a_list_of_one() -> None:
     assert parse(RunSettings, {"experiments": "demo"}, "F").experiments == ("demo",)
 
 
+@pytest.mark.parametrize("folder", ["a{b}", "results/<x>"])
+def test_a_results_folder_with_characters_of_wildcards_is_refused(folder: str) -> None:
+    with pytest.raises(ValueError, match=r"\AF: results: must be a folder without .*; rename it\Z"):
+        parse(RunSettings, {"results": folder}, "F")
+    assert parse(RunSettings, {"results": "my results; $x"}, "F").results == "my results; $x"
+
+
 def test_a_misspelt_key_of_the_config_names_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"\AF: unknown key experiment; the .* is experiments\Z"):
         parse(RunSettings, {"experiment": ["demo"]}, "F")
@@ -540,3 +555,34 @@ def test_a_description_that_takes_the_name_of_a_registry_entry_is_refused() -> N
     experiments = {"one": ExperimentSettings(**mine), "two": ExperimentSettings(**theirs)}
     with pytest.raises(ValueError, match="dataset isbi2012: must mean one dataset"):
         datasets_of(experiments, REGISTRY, None)
+
+
+@pytest.mark.parametrize(
+    ("regions", "message"),
+    [
+        ({"all": ["cells"]}, r"all must be of the classes membrane, cell: got cells; correct it"),
+        ({"all": []}, r"all must be of the classes membrane, cell: got none; correct it"),
+        ({"cell": ["membrane"]}, r"cell must have a name that no class has"),
+    ],
+)
+def test_regions_are_of_the_classes_of_the_dataset(
+    regions: dict[str, list[str]], message: str
+) -> None:
+    experiments = {
+        "one": ExperimentSettings(**having(evaluate__regions={"both": ["membrane", "cell"]})),
+        "two": ExperimentSettings(**having(evaluate__regions=regions)),
+    }
+    datasets = datasets_of(experiments, REGISTRY, None)
+    rule = rf"^experiment two: evaluate\.regions\.{message}"
+    with pytest.raises(ValueError, match=rule) as caught:
+        check_regions(experiments, datasets)
+    assert "\n" not in str(caught.value)
+    del experiments["two"]
+    check_regions(experiments, datasets)
+
+
+def test_regions_of_a_task_that_names_its_classes_itself_wait_for_it() -> None:
+    decathlon = {"name": "made", "layout": {"kind": "decathlon"}}
+    changes = {"dataset": decathlon, "evaluate__regions": {"all": ["tumour", "edema"]}}
+    experiments = {"one": ExperimentSettings(**having(**changes))}
+    check_regions(experiments, datasets_of(experiments, REGISTRY, None))

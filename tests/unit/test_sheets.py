@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,20 @@ import fsspec
 import pytest
 import zarr
 
-from unetflow.settings import ExperimentSettings
-from unetflow.sheets import datasets_in, files_of, located, read_sheet, read_sheets
+from unetflow.patterns import of_pattern
+from unetflow.settings.experiment import ExperimentSettings
+from unetflow.sheets import (
+    beside_models,
+    datasets_in,
+    files_of,
+    left_over,
+    located,
+    model_files,
+    model_name,
+    read_sheet,
+    read_sheets,
+    trained,
+)
 from unetflow.volumes import choice_of, open_volume
 
 HEAD = "volume\tpath\texperiment\ttruth\n"
@@ -270,6 +283,14 @@ def test_a_place_that_cannot_be_read_stays_a_row(tmp_path: Path, place: str) -> 
     assert row["path"] == place
 
 
+def test_a_place_that_the_system_refuses_to_look_at_stays_a_row(tmp_path: Path) -> None:
+    long = f"{'a' * 300}.tif"  # as a folder without permission, it is no mistake of the sheet
+    head = "volume\tpath\texperiment\ttruth\tmodel\n"
+    (row,) = read_sheet(sheet(tmp_path, f"{head}s\t{long}\tone\t{long}\t{long}\n"))
+    assert row["path"] == row["truth"] == long
+    assert files_of(long) == model_files(long) == []
+
+
 def test_a_remote_plate_is_a_row_for_each_of_its_images(tmp_path: Path) -> None:
     path = plate(tmp_path / "p.zarr", {"A/1": ["0"], "A/2": ["0"]})
     memory = fsspec.filesystem("memory")
@@ -278,3 +299,137 @@ def test_a_remote_plate_is_a_row_for_each_of_its_images(tmp_path: Path) -> None:
     assert [row["path"] for row in rows] == [
         f"memory://plates/p.zarr/{image}" for image in ("A/1/0", "A/2/0")
     ]
+
+
+# -------------------------------------------------------------------------------- patterns
+
+
+def files(folder: Path, *names: str) -> None:
+    """Make empty files."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_a_pattern_is_a_row_for_each_file_in_the_order_of_their_names(tmp_path: Path) -> None:
+    files(tmp_path, "d/b 2.ome.tif", "d/a.tif", "d/c.png", "e/a.tif")
+    (tmp_path / "d/f.zarr").mkdir()
+    text = f"{HEAD}s\t{tmp_path}/d/*.tif\tone\t\nz\t{tmp_path}/d/*.zarr\tone\t\n"
+    assert [(row["volume"], row["path"]) for row in read_sheet(sheet(tmp_path, text))] == [
+        ("s-a", f"{tmp_path}/d/a.tif"),
+        ("s-b-2", f"{tmp_path}/d/b 2.ome.tif"),
+        ("z-f", f"{tmp_path}/d/f.zarr"),
+    ]
+
+
+def test_truth_and_mask_go_to_the_file_in_which_the_pattern_stands_for_the_same(
+    tmp_path: Path,
+) -> None:
+    images = ("x1/img_a.tif", "x1/img_b.tif", "x2/img_a.tif")
+    truths, masks = ("1/a.png", "1/b.png", "2/a.png"), ("m/1_a", "m/1_b", "m/2_a")
+    files(tmp_path, *images, *truths, *masks)
+    cells = f"{tmp_path}/x?/img_*.tif\tone\t{tmp_path}/[0-9]/*.png\t{tmp_path}/m/[!3]_*"
+    head = HEAD.replace("truth", "truth\tmask")
+    with pytest.raises(ValueError, match="got 's-img_a' twice"):
+        read_sheet(sheet(tmp_path, f"{head}s\t{cells}\n"))
+    rows = of_pattern(dict(zip(head.split(), ["s", *cells.split("\t")], strict=True)), tmp_path)
+    for row, *names in zip(rows, images, truths, masks, strict=True):
+        expected = [f"{tmp_path}/{name}" for name in names]
+        assert [row[key] for key in ("path", "truth", "mask")] == expected
+
+
+def test_a_truth_may_be_missing_and_a_mask_may_not(tmp_path: Path) -> None:
+    files(tmp_path, "d/a.h5", "d/b.h5", "t/a.tif", "m/b.tif")
+    head = HEAD.replace("truth", "truth\tmask")
+    cells = f"{tmp_path}/d/*.h5:/raw\tone\t{tmp_path}/t/*.tif\t{tmp_path}/m/*.tif"
+    first, second = read_sheet(sheet(tmp_path, f"{head}s\t{cells}\n"))
+    assert (first["path"], second["path"]) == tuple(f"{tmp_path}/d/{name}.h5:/raw" for name in "ab")
+    assert first["truth"] == f"{tmp_path}/t/a.tif"
+    assert "truth" not in second
+    assert (first["mask"], second["mask"]) == (f"{tmp_path}/m/*.tif", f"{tmp_path}/m/b.tif")
+
+
+def test_a_pattern_that_names_nothing_stays_a_volume_that_is_not_there(tmp_path: Path) -> None:
+    (row,) = read_sheet(sheet(tmp_path, f"{HEAD}s\t{tmp_path}/*.tif\tone\t\n"))
+    assert (row["volume"], row["path"]) == ("s", f"{tmp_path}/*.tif")
+    with pytest.raises(ValueError, match="a volume must exist: found nothing"):
+        open_volume(row["path"])
+
+
+@pytest.mark.parametrize("name", ["a[1].tif", "a*.tif", "what?.tif", "a{b}.tif", "$x;.tif"])
+def test_a_path_that_is_there_is_no_pattern(tmp_path: Path, name: str) -> None:
+    files(tmp_path, name, "a1.tif")
+    (row,) = read_sheet(sheet(tmp_path, f"{HEAD}s\t{tmp_path}/{name}\tone\t\n"))
+    assert (row["volume"], row["path"]) == ("s", f"{tmp_path}/{name}")
+
+
+def test_one_truth_for_several_files_is_refused(tmp_path: Path) -> None:
+    files(tmp_path, "d/a.tif", "d/b.tif")
+    line = refused(sheet(tmp_path, f"{HEAD}s\t{tmp_path}/d/*.tif\tone\tt.tif\n"))
+    assert "the truth of a pattern must be a pattern: got 't.tif' for the 2 files" in line
+    assert line.endswith("put * where they differ")
+
+
+def test_files_of_a_pattern_that_would_have_the_same_name_are_told(tmp_path: Path) -> None:
+    files(tmp_path, "x/a.tif", "y/a.tif")
+    line = refused(sheet(tmp_path, f"{HEAD}s\t{tmp_path}/*/a.tif\tone\t\n"))
+    assert line.endswith("got 's-a' twice; rename it")
+
+
+def test_plates_that_a_pattern_names_are_rows_of_their_images(tmp_path: Path) -> None:
+    for name in "pq":
+        plate(tmp_path / f"{name}.zarr", {"A/1": ["0"]})
+    rows = read_sheet(sheet(tmp_path, f"{HEAD}s\t{tmp_path}/*.zarr\tone\t\n"))
+    assert [row["volume"] for row in rows] == ["s-p-A1-0", "s-q-A1-0"]
+
+
+def test_a_folder_of_files_is_told_to_be_named_by_a_pattern(tmp_path: Path) -> None:
+    files(tmp_path, "d/a.tif")
+    (row,) = read_sheet(sheet(tmp_path, f"{HEAD}s\t{tmp_path}/d/\tone\t\n"))
+    with pytest.raises(ValueError, match=r"by a pattern, such as .*/d/\*\.tif$"):
+        open_volume(row["path"])
+
+
+def test_what_is_left_of_volumes_that_a_sheet_no_longer_names_is_found(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / "x" / name).mkdir(parents=True)
+    (tmp_path / "x/plan.json").touch()
+    assert left_over(tmp_path / "x", ["b", "d"]) == ["a", "c"]
+    assert left_over(tmp_path / "y", ["b"]) == []
+
+
+# -------------------------------------------------------------------------------- models
+
+
+def test_a_row_names_an_experiment_a_model_or_both(tmp_path: Path) -> None:
+    head = "volume\tpath\texperiment\tmodel\n"
+    text = head + "a\ta.tif\tone\t\nb\tb.tif\t\tm.zip\nc\tc.tif\ttwo\tm.zip\n"
+    rows = read_sheet(sheet(tmp_path, text))
+    assert rows == [
+        {"volume": "a", "path": "a.tif", "experiment": "one"},
+        {"volume": "b", "path": "b.tif", "experiment": "", "model": "m.zip"},
+        {"volume": "c", "path": "c.tif", "experiment": "two", "model": "m.zip"},
+    ]
+    assert (trained(rows), beside_models(rows)) == ({"one"}, {"two"})
+    assert list(read_sheets(tmp_path, ["tissue"], {"one": experiment()})) == ["tissue"]
+    (row,) = read_sheet(sheet(tmp_path, "volume\tpath\tmodel\na\ta.tif\tm.zip\n"))
+    assert row == {"volume": "a", "path": "a.tif", "experiment": "", "model": "m.zip"}
+    line = refused(sheet(tmp_path, "volume\tpath\texperiment\tmodel\na\ta.tif\t\t\n"))
+    assert line.endswith("a volume must have its experiment or model: got none for 'a'; add it")
+
+
+def test_models_of_other_paths_have_other_names_and_their_files_are_found(tmp_path: Path) -> None:
+    places = ["a/model.json", "a", "b/a", "a b.zip", "a_b.zip", "a-b.zip"]
+    names = [model_name(place) for place in places]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch("[A-Za-z0-9_-]+", name) for name in names)
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for name in ("model.json", "model.safetensors"):
+        (folder / name).touch()
+    both = [str(folder / name) for name in ("model.json", "model.safetensors")]
+    assert model_files(str(folder)) == both
+    assert set(model_files(str(folder / "model.json"))) == {*both}
+    (tmp_path / "b.zip").touch()
+    assert model_files(str(tmp_path / "b.zip")) == [str(tmp_path / "b.zip")]
+    assert model_files(str(tmp_path / "c.zip")) == []

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from unetflow.settings import SplitSettings
-from unetflow.splits import sequences, split, to_predict
+from unetflow.settings.training import SplitSettings
+from unetflow.splits import images_of, sequences, split, to_predict
 
 Image = dict[str, Any]
 HELD_OUT = ("test", "track")
@@ -293,3 +293,50 @@ def test_a_group_of_fewer_frames_than_folds_is_named() -> None:
     images = [image(group, frame) for group, size in (("a", 5), ("b", 3)) for frame in range(size)]
     with pytest.raises(ValueError, match=r"got 4 folds and 3 frames in b; .*split\.unit: image"):
         split(images, SplitSettings(unit="block", folds=4))
+
+
+@examples(deadline=None)
+@given(st.integers(1, 5), st.integers(0, 4), st.integers(0, 99))
+def test_stacks_that_are_tested_on_planes_train_validate_and_test_in_one_fold(
+    folds: int, more: int, seed: int
+) -> None:
+    images = [image(f"g{number}", 0) | {"axes": "zyx"} for number in range(folds + more)]
+    images.append(image("g0", 1, annotated=False) | {"axes": "zyx"})
+    settings = SplitSettings(unit="image", folds=folds, seed=seed, tested_planes=4)
+    parts = split(images, settings)
+    known = [entry["image"] for entry in images if entry["annotated"]]
+    seen = Counter(name for fold in settings.names for name in parts[fold])
+    assert seen == dict.fromkeys(known, 1)
+    for fold in settings.names:
+        for part in ("train", "validate", "test"):
+            assert images_of(parts[fold], part) == list(parts[fold])
+        assert sorted(to_predict(images, parts[fold], track=False)) == sorted(parts[fold])
+    assert images_of(parts["final"], "train") == known
+
+
+def test_planes_of_a_single_image_cannot_be_tested() -> None:
+    images = [image("g", frame) | {"axes": "cyx"} for frame in range(3)]
+    with pytest.raises(ValueError, match="tested_planes must be of stacks: got g_0000 of axes cyx"):
+        split(images, SplitSettings(unit="block", folds=3, tested_planes=5))
+
+
+def test_one_fold_must_test_planes() -> None:
+    assert SplitSettings(folds=1, tested_planes=2).names == ["fold0"]
+    with pytest.raises(ValueError, match="folds must be at least 2 to test on images"):
+        SplitSettings(folds=1)
+
+
+@examples(deadline=None)
+@given(st.data(), st.integers(2, 6))
+def test_where_training_images_validate_all_but_the_tested_ones_do_both(
+    data: st.DataObject, folds: int
+) -> None:
+    images = data.draw(datasets(groups=1, smallest_group=folds))
+    settings = SplitSettings(unit="image", folds=folds, validate_on="training")
+    annotated = {entry["image"] for entry in images if entry["annotated"]}
+    parts = split(images, settings)
+    for fold in settings.names:
+        tested = set(images_of(parts[fold], "test"))
+        assert set(images_of(parts[fold], "train")) == annotated - tested
+        assert set(images_of(parts[fold], "validate")) == annotated - tested
+        assert tested

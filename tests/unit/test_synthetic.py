@@ -8,7 +8,7 @@ from skimage import measure
 
 from unetflow.datasets.synthetic import synthesize
 
-TEXTURES = ("membranes", "cells")
+TEXTURES = ("membranes", "cells", "circles", "rectangles")
 SHAPES = [(16, 16), (37, 53), (1, 37, 53), (3, 16, 81), (5, 64, 64), (160, 200)]
 
 
@@ -92,6 +92,19 @@ def test_no_threshold_finds_the_cells(seed: int) -> None:
         assert best_f1(score, instances > 0) < 0.85
 
 
+@pytest.mark.parametrize("kind", ["circles", "rectangles"])
+def test_shapes_have_their_form_and_are_brighter(kind: str) -> None:
+    image, instances = synthesize(kind, (300, 400), seed=3)
+    regions = measure.regionprops(instances, image)
+    assert len(regions) > 5
+    full = np.pi / 4 if kind == "circles" else 1.0  # of its bounding box
+    for region in regions:
+        assert region.extent == pytest.approx(full, abs=0.05)
+        assert region.intensity_mean > image[instances == 0].mean() + 25
+    widths = [np.subtract(region.bbox[2:], region.bbox[:2]) for region in regions]
+    assert all((abs(rows - columns) <= 1) for rows, columns in widths) == (kind == "circles")
+
+
 @pytest.mark.parametrize("texture", TEXTURES)
 def test_neighbouring_planes_agree_more_than_distant_ones(texture: str) -> None:
     _, instances = synthesize(texture, (24, 128, 128), seed=2)
@@ -121,7 +134,9 @@ def test_grey_levels_use_the_range_without_saturating(texture: str) -> None:
 
 
 def test_an_unknown_texture_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="one of membranes, cells: got 'nuclei'"):
+    with pytest.raises(
+        ValueError, match="one of membranes, cells, circles, rectangles: got 'nuclei'"
+    ):
         synthesize("nuclei", (64, 64), seed=0)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, maximum_filter
 
 from unetflow.lineage import cut_lineage, read_lineage
-from unetflow.settings import TrackSettings
+from unetflow.settings.prediction import TrackSettings
 from unetflow.store import add_label, create_image
 from unetflow.track_scores import score_tracks
 from unetflow.tracking import interesting, track_images

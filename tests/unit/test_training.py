@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,19 +36,26 @@ from unetflow.augmentation import changed_grey
 from unetflow.inference import Model, array_reader, build, load, logits, sha256, softmax
 from unetflow.intensity import Normalisation, normalisations, write_histograms
 from unetflow.losses import LOSSES
-from unetflow.networks import TernausNetSettings
 from unetflow.optimisation import State, optimiser, schedule
 from unetflow.patches import cut_patches, open_source
 from unetflow.sampling import Patches
-from unetflow.settings import (
-    ExperimentSettings,
+from unetflow.settings.experiment import ExperimentSettings
+from unetflow.settings.networks import TernausNetSettings, UNetSettings
+from unetflow.settings.training import (
     IntensitySettings,
     PatchesSettings,
     TrainSettings,
-    UNetSettings,
     WeightsSettings,
 )
-from unetflow.store import NOT_ANNOTATED, add_label, create_array, create_image, write_json
+from unetflow.store import (
+    NOT_ANNOTATED,
+    add_label,
+    create_array,
+    create_image,
+    open_image,
+    read_json,
+    write_json,
+)
 from unetflow.training import Task, task_digest, train
 from unetflow.validation import (
     THRESHOLDS,
@@ -166,6 +174,15 @@ def handler() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
+def test_a_model_tells_the_grey_values_of_its_training_images(trained: Path, data: Path) -> None:
+    intensity = read_json(trained / "model.json")["intensity"]
+    pixels = [open_image(data / "images" / name).array[...] for name in "ab"]
+    levels = [np.percentile(image, (1, 50, 99), method="inverted_cdf") for image in pixels]
+    normal = (np.array(levels) - intensity["offset"][0]) / intensity["scale"][0]
+    expected = np.stack([normal.min(axis=0), normal.max(axis=0)], axis=-1)
+    np.testing.assert_allclose(intensity["levels"], expected[np.newaxis])
+
+
 # -------------------------------------------------------------------------------- sampling
 
 
@@ -245,6 +262,20 @@ def test_batches_read_ahead_equal_batches_read_directly(data: Path, first: int) 
             assert torch.equal(found, expected)
     assert [part.dtype for part in ahead[0]] == [torch.float32, torch.int64, torch.float32]
     assert [part.shape for part in ahead[0]] == [(3, 1, 26, 26), (3, 10, 10), (3, 10, 10)]
+
+
+def test_a_batch_is_clipped_before_it_is_normalised(data: Path) -> None:
+    task, settings = task_in(data), TrainSettings(batch=2, **PLAIN)
+    pixels = []
+    for clip in (None, (70.0, 130.0)):
+        of = IntensitySettings(clip=clip)
+        pooled, each = normalisations(task.histograms, ["a", "b"], of)
+        patches = Patches(task.patches, each, seed=0)
+        grey = patches.batch(0, settings)[0] * pooled.scale[0] + pooled.offset[0]
+        pixels.append(grey)
+    assert pixels[0].min() < 70
+    assert pixels[0].max() > 130
+    torch.testing.assert_close(pixels[1], pixels[0].clamp(70, 130))
 
 
 def test_pixels_without_annotation_have_weight_0_and_a_class_that_exists(data: Path) -> None:
@@ -428,6 +459,19 @@ def test_validation_images_without_foreground_are_refused(tmp_path: Path) -> Non
         read_validation({name: tmp_path / name for name in "ab"}, same)
     zarr.open_array(tmp_path / "b/labels/classes/0", mode="r+")[0, 0] = 1
     assert len(read_validation({name: tmp_path / name for name in "ab"}, same)) == 2
+
+
+def test_an_image_validates_only_where_it_could_teach(tmp_path: Path) -> None:
+    create_image(tmp_path / "a", "zyx", (6, 4, 5), np.uint8, {})[...] = 0
+    add_label(tmp_path / "a", "classes", "zyx", np.ones((6, 4, 5), np.uint8), {})
+    same = {"a": Normalisation((0.0,), (1.0,))}
+    ((_, classes),) = read_validation({"a": tmp_path / "a"}, same, {"z": 3, "y": 4}, 4)
+    expected = np.zeros((6, 4, 5), bool)
+    expected[[1, 5]] = True  # of the planes 0, 1, 3, 4, 5, the second and the fifth
+    expected[:, 2] = True
+    expected[2] = False
+    np.testing.assert_array_equal(classes == 1, expected)
+    np.testing.assert_array_equal(classes == NOT_ANNOTATED, ~expected)
 
 
 # -------------------------------------------------------------------------------- training
@@ -651,6 +695,64 @@ def test_a_padded_and_normalised_training_loads_and_predicts_by_tiles_what_it_do
     np.testing.assert_allclose(part, alone[:, 9:30, 9:30], atol=1e-5 * np.ptp(whole))
 
 
+MODERN = {"depth": 2, "blocks": "residual", "deep_supervision": True, "attention": True}
+
+
+def modern(root: Path, **train_settings: Any) -> ExperimentSettings:
+    """Return the settings of a training with coarser outputs, and cut patches for it."""
+    chosen = {"width": 4, "normalisation": "instance", **MODERN, **PADDED, "dropout": 0}
+    made = experiment(**train_settings).model_dump(mode="json")
+    cache = {"tile": 24, "per_image": 2}
+    geometry = UNetSettings(**chosen).geometry
+    for name in "ab":
+        source = open_source(
+            root / "images" / name, root / "weights" / name, geometry, [800, 400], WeightsSettings()
+        )
+        cut_patches(source, root / "coarse" / name, PatchesSettings(**cache))
+    return ExperimentSettings(**made | {"model": chosen, "patches": cache})
+
+
+def test_a_training_with_coarser_outputs_learns_and_predicts_without_them(
+    tmp_path: Path,
+) -> None:
+    prepare(tmp_path)
+    chosen = modern(tmp_path, steps=20, loss="dice_cross_entropy")
+    task = replace(task_in(tmp_path), patches={name: tmp_path / "coarse" / name for name in "ab"})
+    train(task, chosen, tmp_path / "one", tmp_path / "checkpoints")
+    history = pd.read_csv(tmp_path / "one/history.tsv", sep="\t")
+    assert history["loss"][-5:].mean() < 0.9 * history["loss"][:5].mean()
+    model = load(tmp_path / "one", "cpu", "32")
+    assert len(model.network.heads) == 1
+    pixels = np.random.default_rng(0).normal(size=(1, 61, 57)).astype(np.float32)
+    region = (slice(0, 61), slice(0, 57))
+    whole, tiled = (
+        logits(model, array_reader(pixels), (61, 57), region, tile)
+        for tile in (None, [axis.smallest_tile for axis in model.geometry])
+    )
+    assert whole.shape == (2, 61, 57)
+    np.testing.assert_allclose(tiled, whole, atol=1e-5 * float(np.abs(whole).max()))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_step_learns_from_all_levels(data: Path, loss: str) -> None:
+    network = build(UNetSettings(width=2, **MODERN, dropout=0), 1, 2)
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=LightningEnvironment())
+    coarser = UNetSettings(**MODERN).coarser
+    state = State(fabric, network, TrainSettings(loss=loss), steps=1, coarser=coarser)
+    extent = UNetSettings(**MODERN).geometry[0].input_for(20)
+    outputs = network.train()(torch.randn(1, 1, extent, extent))
+    assert [len(outputs), len(coarser)] == [2, 1]
+    shape = outputs[0].shape[2:]
+    batch = torch.randn(2, 1, extent, extent), torch.ones(2, *shape).long(), torch.rand(2, *shape)
+    state.gradient(batch)
+    for name, values in network.named_parameters():
+        assert values.grad is not None, name
+        if name.startswith("heads"):
+            assert values.grad.any()
+    state.network.eval()
+    assert isinstance(network(batch[0]), torch.Tensor)
+
+
 def test_both_sets_of_weights_hold_the_statistics_of_their_step(
     padded: Path, tmp_path: Path
 ) -> None:
@@ -811,6 +913,27 @@ def test_a_terminated_training_says_from_where_it_goes_on(
     with caplog.at_level("INFO", "unetflow"), pytest.raises(SystemExit, match="143"):
         train_in(data, tmp_path / "two")
     assert "terminated at step 4; the same command goes on from step 0" in caplog.text
+
+
+def test_a_training_counts_and_times_the_steps_that_it_takes_itself(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_step = State.take_step
+
+    def terminate(state: Any, batch: Any) -> tuple[float, float]:
+        if state.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.01)
+        return take_step(state, batch)
+
+    monkeypatch.setattr(State, "take_step", terminate)
+    task, chosen = task_in(data), experiment(batch=2)
+    with pytest.raises(SystemExit, match="143"):
+        train(task, chosen, tmp_path, tmp_path / "checkpoints")
+    found = train(task, chosen, tmp_path, tmp_path / "checkpoints")
+    assert found["steps"] == STEPS - 4
+    assert found["step_pixels"] == (STEPS - 4) * 2 * 10**2
+    assert found["step_seconds"] >= (STEPS - 4) * 0.01
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"nonsense" * 99])

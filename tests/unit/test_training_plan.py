@@ -17,7 +17,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from unetflow.experiments import settled
-from unetflow.settings import ExperimentSettings, UNetSettings
+from unetflow.settings.experiment import ExperimentSettings
+from unetflow.settings.networks import UNetSettings
 from unetflow.store import add_label, create_image, read_json, write_json
 from unetflow.training_plan import (
     LARGEST_BATCH,
@@ -41,7 +42,7 @@ MEASURE = """
 import re, torch
 from pathlib import Path
 from unetflow.inference import build
-from unetflow.settings import UNetSettings
+from unetflow.settings.networks import UNetSettings
 torch.set_num_threads(1)
 model, batch, tile = UNetSettings(**{model!r}), {batch}, {tile!r}
 def peak():  # what resource.getrusage tells begins with the parent's
@@ -310,6 +311,30 @@ def test_what_fits_is_smaller(batch: int, tile: int, remedy: str) -> None:
         train={"batch": batch},
     )
     assert re.fullmatch(f"{remedy}(, or lower model.width)?", what_fits(experiment, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("split", "share"),
+    [
+        ({"folds": 4}, 1 / 4),
+        ({"folds": 4, "validate_on": "training"}, 3 / 4),
+        ({"folds": 4, "validate_on": "training", "tested_planes": 3}, 1 / 4),
+        ({"folds": 1, "tested_planes": 3}, 1),
+    ],
+)
+def test_a_job_has_memory_for_the_images_that_validate(
+    tmp_path: Path, split: dict[str, Any], share: float
+) -> None:
+    asked = []
+    for planes in (1000, 2000):
+        entry = {"image": "a", "axes": "zyx", "shape": [50, 1000, 1000], "annotated": True}
+        images = [entry | {"voxel_size_um": {}}] * planes
+        write_json(tmp_path / "index.json", {"class_names": ["a", "b"], "images": images})
+        experiment = ExperimentSettings(dataset="any", split=split)
+        write_plan(tmp_path, tmp_path / "index.json", tmp_path / "plan.json", experiment, "key")
+        asked.append(read_json(tmp_path / "plan.json")["mem_mb"])
+    # Grey values in 4 bytes, classes in one
+    assert asked[1] - asked[0] == pytest.approx(5 * 50 * 1000 * share, rel=0.01)
 
 
 def test_a_plan_is_written_with_what_its_job_needs(tmp_path: Path) -> None:

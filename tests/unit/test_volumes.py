@@ -746,7 +746,9 @@ def test_of_a_remote_image_only_the_chunks_that_are_asked_for_come(
     np.testing.assert_array_equal(
         volume.array[0, 3, 0:16, 16:32], grey("tczyx")[1, 1, 3, :16, 16:32]
     )
-    chunks = [path for path, _ in server[1][before:] if path.startswith("/a.zarr/s0/")]
+    # Metadata that were asked for before may be noted late.
+    asked = [path for path, _ in server[1][before:] if path.startswith("/a.zarr/s0/")]
+    chunks = [path for path in asked if not Path(path).name.startswith(".z")]
     assert chunks == ["/a.zarr/s0/1/1/3/0/1"]
 
 

@@ -19,7 +19,7 @@ from unetflow import weights as weights_module
 from unetflow.datasets.synthetic import synthesize
 from unetflow.distances import nearest_two
 from unetflow.separation import separate
-from unetflow.settings import WeightsSettings
+from unetflow.settings.training import WeightsSettings
 from unetflow.store import NOT_ANNOTATED, add_label, create_image
 from unetflow.weights import (
     border_term,
@@ -220,6 +220,15 @@ def test_class_weights_have_mean_1_and_share_the_total_equally(counts: list[int]
     present = shares[np.array(counts) > 0]
     assert present == pytest.approx(np.full(len(present), present.mean()), rel=1e-5)
     assert not weights[np.array(counts) == 0].any()
+
+
+def test_class_weights_may_be_given_by_hand() -> None:
+    classes = np.array([[0, 1, 2, NOT_ANNOTATED, 0]], np.uint8)
+    how = WeightsSettings(w0=0, class_weights=(0.5, 2, 7), separate_touching=False)
+    _, weights = target_and_weights(classes, classes, [9, 9, 9], how, [1, 1], 5)
+    assert weights.tolist() == [[0.5, 2, 7, 0, 0.5]]
+    with pytest.raises(ValueError, match=r"one per class, background first, 2 of them: got \["):
+        target_and_weights(classes, classes, [9, 9], how, [1, 1], 5)
 
 
 # ----------------------------------------------------------------------------- all of it
@@ -434,6 +443,56 @@ def test_an_object_whose_line_alone_reaches_into_a_margin_is_not_lost(
         write_weights(tmp_path / "image", tmp_path / "w", [1, 1], 2, settings)
     assert not zarr.open_array(tmp_path / "w/target", mode="r")[edge].any()
     assert "thinner" not in caplog.text
+
+
+@pytest.mark.parametrize("every", [{"z": 3}, {"z": 4, "y": 7, "x": 5}, {"y": 1}])
+def test_planes_that_do_not_count_teach_nothing_and_the_others_what_they_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: dict[str, int]
+) -> None:
+    random = np.random.default_rng(0)
+    instances = np.kron(random.integers(0, 4, (3, 5, 6)), np.ones((4, 8, 8), int))
+    write_image(tmp_path / "image", instances)
+    monkeypatch.setitem(weights_module.BLOCKS, 3, (1, 40, 40))
+    found = []
+    for name, settings in (
+        ("all", WeightsSettings(sigma=2)),
+        ("some", WeightsSettings(sigma=2, annotated_planes=every)),
+    ):
+        write_weights(tmp_path / "image", tmp_path / name, [1, 1], 3, settings)
+        arrays = (zarr.open_array(tmp_path / name / it, mode="r") for it in ("target", "weights"))
+        found.append([array[...] for array in arrays])
+    counts = np.zeros(instances.shape, bool)
+    for place in np.ndindex(instances.shape):
+        at = dict(zip("zyx", place, strict=True))
+        counts[place] = any(at[axis] % step == step // 2 for axis, step in every.items())
+    assert 0 < counts.mean() <= 1
+    (target, weights), (sparse, sparse_weights) = found
+    np.testing.assert_array_equal(sparse, np.where(counts, target, NOT_ANNOTATED))
+    np.testing.assert_array_equal(sparse_weights, np.where(counts, weights, 0))
+
+
+def test_tested_planes_teach_nothing_wherever_annotated_ones_cross_them(tmp_path: Path) -> None:
+    write_image(tmp_path / "image", np.ones((9, 12, 14), np.uint32))
+    settings = WeightsSettings(w0=0, annotated_planes={"z": 7, "x": 14})
+    write_weights(
+        tmp_path / "image", tmp_path / "w", [1, 1], 3, settings, threads=1, tested_planes=3
+    )
+    target, weights = (
+        zarr.open_array(tmp_path / "w" / name)[...] for name in ("target", "weights")
+    )
+    expected = np.zeros((9, 12, 14), bool)
+    expected[5] = True  # the fourth of the planes 0, 2, 3, 5, 6, 8 that are not tested
+    expected[:, :, 7] = True
+    expected[1::3] = False
+    np.testing.assert_array_equal(target == NOT_ANNOTATED, ~expected)
+    np.testing.assert_array_equal(weights > 0, expected)
+
+
+def test_planes_across_an_axis_that_an_image_lacks_are_refused(tmp_path: Path) -> None:
+    write_image(tmp_path / "image", np.ones((4, 5), np.uint32))
+    settings = WeightsSettings(annotated_planes={"z": 2, "y": 2})
+    with pytest.raises(ValueError, match="annotated_planes must be across axes of the image, yx"):
+        write_weights(tmp_path / "image", tmp_path / "w", [1, 1], 2, settings)
 
 
 def test_classes_are_counted_as_the_training_targets_have_them() -> None:

@@ -38,10 +38,9 @@ def test_a_profile_sets_options_that_exist(profile: Path) -> None:
 
 
 @pytest.mark.parametrize("profile", CLUSTERS, ids=lambda path: path.name)
-def test_a_profile_names_groups_and_rules_that_exist(profile: Path) -> None:
-    values = read(profile)
-    assert all(f'"{group.split("=")[0]}"' in TEXT for group in values["group-components"])
-    # Also those that are proposed in remarks
+def test_a_profile_proposes_rules_that_exist_and_joins_no_groups(profile: Path) -> None:
+    # Groups that are joined while checkpoints end are run twice, and what follows them not at all.
+    assert "group-components" not in read(profile)
     text = (profile / "config.yaml").read_text()
     assert set(re.findall(r"^#   (\w+): \{", text, re.MULTILINE)) <= RULES.keys()
 
@@ -51,7 +50,7 @@ def test_profiles_agree_where_the_cluster_does_not_matter(profile: Path) -> None
     default, values = read(ROOT / "profiles/default"), read(profile)
     for key in ("rerun-triggers", "keep-going"):
         assert values[key] == default[key]
-    for key in ("retries", "group-components", "resources", "set-resource-scopes", "latency-wait"):
+    for key in ("retries", "resources", "set-resource-scopes", "latency-wait"):
         assert values[key] == read(ROOT / "profiles/slurm")[key]
 
 
@@ -71,13 +70,14 @@ def needs(project: Project, *arguments: str) -> dict[str, dict[str, int]]:
 
 def test_every_job_says_what_it_needs_and_gets_more_at_the_next_attempt(finished: Project) -> None:
     first, second = needs(finished), needs(finished, "--attempt", "2")
-    assert {"prepare_dataset", "train_model", "segment_volume", "build_report"} <= first.keys()
+    assert {"prepare_dataset", "train_model", "segment_pack", "build_report"} <= first.keys()
     assert "summarise_archive" not in first
     for rule, of in first.items():
         for name in ("mem_mb", "runtime"):
             assert second[rule][name] == 2 * of[name] > 0, (rule, name)
     assert all("gpu" in first[rule] for rule in ("train_model", "predict_images", "predict_pack"))
-    assert first["predict_pack"]["disk_mb"] > 0
+    for rule in ("predict_pack", "finish_pack", "segment_pack"):
+        assert first[rule]["disk_mb"] > 0
 
 
 def test_a_batch_system_that_kills_a_job_is_asked_for_more(fresh: Project, tmp_path: Path) -> None:

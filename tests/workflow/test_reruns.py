@@ -18,9 +18,9 @@ AFTER_TRAINING = {
     "summarise_experiment",
     "verify_tiling",
     "predict_pack",
-    "finish_prediction",
-    "segment_volume",
-    "evaluate_volume",
+    "finish_pack",
+    "segment_pack",
+    "evaluate_pack",
     "summarise_archive",
     "check_archive",
     "build_report",
@@ -52,6 +52,11 @@ def test_editing_the_report_reruns_only_the_report(project: Project) -> None:
     assert project.would_run() == {"build_report"}
 
 
+def test_editing_a_part_of_the_page_reruns_only_the_report(project: Project) -> None:
+    project.append("workflow/report/viewer.js", "\nlet changed = 1;\n")
+    assert project.would_run() == {"build_report"}
+
+
 def test_editing_another_network_reruns_nothing(project: Project) -> None:
     (project.path / LIBRARY / "models/another.py").write_text(CODE)
     assert project.would_run() == set()
@@ -75,8 +80,8 @@ def test_a_setting_reruns_its_stage_and_what_follows(project: Project) -> None:
         "segment_images",
         "evaluate_images",
         "summarise_experiment",
-        "segment_volume",
-        "evaluate_volume",
+        "segment_pack",
+        "evaluate_pack",
         "summarise_archive",
         "check_archive",
         "build_report",

@@ -4,7 +4,7 @@ rule evaluate_images:
         images=of_dataset("images.ome.zarr"),
         index=of_dataset("index.json"),
         prediction=rules.predict_images.output.prediction,
-        segmentation=rules.segment_images.output.segmentation,
+        segmentation=segmentation_to_score,
         tracks=tracks_to_score,
         facts=rules.train_model.output.facts,
     output:
@@ -22,6 +22,7 @@ rule evaluate_images:
         settings=section("evaluate"),
         test=lambda wildcards: images_in(wildcards.experiment, wildcards.split, "test"),
         sequences=tracked_sequences,
+        tested_planes=tested_planes,
     script:
         "../scripts/evaluate_images.py"
 
@@ -40,7 +41,13 @@ rule summarise_experiment:
             subcategory="Scores",
             labels={"table": "every image"},
         ),
-        summary="<results>/experiments/{experiment}/summary.json",
+        summary=report(
+            "<results>/experiments/{experiment}/summary.json",
+            caption="../report/summary.rst",
+            category="{experiment}",
+            subcategory="Scores",
+            labels={"table": "means and intervals"},
+        ),
         curves="<results>/experiments/{experiment}/curves.tsv",
     log:
         "<logs>/evaluate/{experiment}/summary.log",
@@ -59,47 +66,72 @@ rule summarise_experiment:
 rule evaluate_volume:
     """Score a volume of an archive whose row names its truth."""
     input:
-        receipts=receipts,
+        receipt=first_receipt,
         predicted=rules.finish_prediction.output.facts,
         segmentation=rules.segment_volume.output.segmentation,
         summary=rules.segment_volume.output.summary,
-        facts=final_network(rules.train_model.output.facts),
-        truth=sheet_file("truth"),
+        facts=network_file("facts"),
+        truth=of_datasets("truth"),
     output:
         metrics="<results>/archives/{archive}/{volume}/metrics.tsv",
     log:
         "<logs>/evaluate/archives/{archive}/{volume}.log",
     benchmark:
         "<costs>/evaluate/archives/{archive}/{volume}.tsv"
-    group:
-        group_of_volume
     resources:
         mem_mb=evaluation_mb,
-        runtime=raised(60),
+        runtime=minutes(10, voxels_per_second=2e6),
     params:
         code=code("evaluate_volume.py"),
-        settings=lambda wildcards: EXPERIMENTS[
-            experiment_of(wildcards)
-        ].evaluate.model_dump(mode="json"),
+        settings=lambda wildcards: section_of(experiment_of(wildcards), "evaluate"),
         truth=lambda wildcards: sheet_rows(wildcards.archive)[wildcards.volume]["truth"],
+        truth_state=lambda wildcards: state_of_truth(
+            wildcards.archive, wildcards.volume
+        ),
         prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
     script:
         "../scripts/evaluate_volume.py"
 
 
+rule evaluate_pack:
+    """Score small volumes that share a job and whose rows name their truth."""
+    input:
+        receipt=first_receipt,
+        segmented=rules.segment_pack.output.segmented,
+        facts=network_file("facts"),
+        truths=datasets_of_truths,
+    output:
+        scored="<results>/archives/{archive}/{volume}/scored.json",
+    log:
+        "<logs>/evaluate/archives/{archive}/{volume}/scored.log",
+    benchmark:
+        "<costs>/evaluate/archives/{archive}/{volume}_pack.tsv"
+    resources:
+        mem_mb=evaluation_mb,
+        runtime=minutes(10, voxels_per_second=2e6),
+    params:
+        code=code("evaluate_pack.py"),
+        settings=lambda wildcards: section_of(experiment_of(wildcards), "evaluate"),
+        truths=truths_of_pack,
+        paths=for_each_volume(
+            prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
+            segmentation=rules.segment_volume.output.segmentation,
+            summary=rules.segment_volume.output.summary,
+            metrics=rules.evaluate_volume.output.metrics,
+        ),
+        restored=restored(
+            in_results("archives/{archive}/{volume}/scored.json"),
+            outputs_of(rules.evaluate_volume.output, with_truth),
+        ),
+    script:
+        "../scripts/evaluate_pack.py"
+
+
 rule summarise_archive:
     """Tell in one table how each volume of an archive went."""
     input:
-        summaries=lambda wildcards: expand(
-            rules.segment_volume.output.summary,
-            volume=volumes_of(wildcards.archive),
-            allow_missing=True,
-        ),
-        metrics=lambda wildcards: expand(
-            rules.evaluate_volume.output.metrics,
-            volume=volumes_of(wildcards.archive, with_truth=True),
-            allow_missing=True,
-        ),
+        segmented=of_volumes(segmented_by),
+        scored=of_volumes(scored_by, with_truth=True),
     output:
         summary=report(
             "<results>/archives/{archive}/summary.tsv",
@@ -108,15 +140,16 @@ rule summarise_archive:
             labels={"archive": "{archive}"},
         ),
     log:
-        "<logs>/evaluate/archives/{archive}/summary.log",
+        "<logs>/evaluate/archives/{archive}.log",
     benchmark:
-        "<costs>/evaluate/archives/{archive}/summary.tsv"
+        "<costs>/evaluate/archives/{archive}.tsv"
     localrule: True
     resources:
         mem_mb=raised(500),
         runtime=raised(10),
     params:
         code=code("summarise_archive.py"),
+        folder=in_results("archives/{archive}"),
         volumes=lambda wildcards: volumes_of(wildcards.archive),
         with_truth=lambda wildcards: volumes_of(wildcards.archive, with_truth=True),
     script:

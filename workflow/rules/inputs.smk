@@ -1,12 +1,16 @@
 # Input and params functions of the rules, those of several stages first, then stage by stage; those of archives are in
-# volumes.smk
+# volumes.smk and packs.smk
 
 
 def section(name):
     """Params function: one section of an experiment's settings."""
-    return lambda wildcards: getattr(
-        EXPERIMENTS[wildcards.experiment], name
-    ).model_dump(mode="json")
+    return lambda wildcards: section_of(wildcards.experiment, name)
+
+
+@cache
+def section_of(experiment, name):
+    """One section of an experiment's settings, the same for all jobs that have it."""
+    return getattr(EXPERIMENTS[experiment], name).model_dump(mode="json")
 
 
 def dataset_name_of(experiment):
@@ -14,7 +18,7 @@ def dataset_name_of(experiment):
     return settings_files.dataset_name(EXPERIMENTS[experiment])
 
 
-WEIGHTS_FOLLOW = ("dataset", "weights", "model.dimensions")
+WEIGHTS_FOLLOW = ("dataset", "weights", "split.tested_planes", "model.dimensions")
 PATCHES_FOLLOW = (*WEIGHTS_FOLLOW, "patches", "model.geometry", "patches_are_planned")
 
 
@@ -35,8 +39,8 @@ def read_current(path, key, _state):
 
 
 def in_results(path):
-    """Params function: a path in the results folder that is no declared file."""
-    return lambda wildcards: f"{RUN.results}/{path}".format(**wildcards).rstrip("/")
+    """Param: a path in the results folder that is no declared file."""
+    return f"{RUN.results}/{path}".rstrip("/")
 
 
 def of_dataset(path):
@@ -46,6 +50,7 @@ def of_dataset(path):
     )
 
 
+@cache
 def dataset_key(dataset):
     """What a dataset's index is made from; its files in place count by name."""
     settings = DATASETS[dataset]
@@ -86,9 +91,11 @@ def index_of(dataset):
 @cache
 def parts_of(experiment, _key):
     """Part of each image in each split; the same function as split.json is made with."""
-    images = index_of(dataset_name_of(experiment))["images"]
+    index = index_of(dataset_name_of(experiment))
     try:
-        return splits.split(images, EXPERIMENTS[experiment].split)
+        # Here at the latest are classes known that a dataset's own files name.
+        EXPERIMENTS[experiment].evaluate.numbered_regions(index["class_names"])
+        return splits.split(index["images"], EXPERIMENTS[experiment].split)
     except ValueError as error:
         raise WorkflowError(f"experiment {experiment}: {error}") from None
 
@@ -98,7 +105,7 @@ def images_in(experiment, split, part):
     key = dataset_key(dataset_name_of(experiment))
     index_of(dataset_name_of(experiment))
     parts = parts_of(experiment, key)[split]
-    return [image for image, its_part in parts.items() if its_part == part]
+    return splits.images_of(parts, part)
 
 
 def predicted_images(wildcards):
@@ -116,7 +123,7 @@ def settings_to_plan(experiment):
         "automatic": True,
         "patches": {"tile"},
         "predict": {"tile"},
-        "split": {"folds"},
+        "split": {"folds", "validate_on", "tested_planes"},
         "train": {"batch", "devices", "device", "memory_gb"},
     }
     chosen = EXPERIMENTS[experiment].model_dump(mode="json", include=parts)
@@ -128,6 +135,7 @@ def training_plan_code(experiment):
     return code("plan_training.py", f"models.{EXPERIMENTS[experiment].model.network}")
 
 
+@cache
 def training_plan_key(experiment):
     """What the plan of a training is made from."""
     key = dataset_key(dataset_name_of(experiment))
@@ -168,6 +176,11 @@ def network_geometry(wildcards):
     return geometry_to_json(settled(wildcards.experiment).model.geometry)
 
 
+def tested_planes(wildcards):
+    """Which planes of an image are tested, where it is not tested as a whole."""
+    return EXPERIMENTS[wildcards.experiment].split.tested_planes
+
+
 def training_images(wildcards):
     """Images that a network learns from."""
     return images_in(wildcards.experiment, wildcards.split, "train")
@@ -176,6 +189,13 @@ def training_images(wildcards):
 def validation_images(wildcards):
     """Images that choose its best step and its threshold; none for the final network."""
     return images_in(wildcards.experiment, wildcards.split, "validate")
+
+
+def seen_images(wildcards):
+    """Images that a network learns from, and those that choose its best step."""
+    return list(
+        dict.fromkeys(training_images(wildcards) + validation_images(wildcards))
+    )
 
 
 def fold_models(wildcards):
@@ -216,6 +236,10 @@ def training_settings(wildcards):
     # Validation predicts tile by tile; nothing else of prediction reaches the network.
     chosen["predict"] = {"tile": list(experiment.per_axis(experiment.predict.tile))}
     chosen["dataset"] = dataset_name_of(wildcards.experiment)
+    chosen["task"] = experiment.task
+    # What of a validation image is known; patches hold it already.
+    chosen["weights"] = {"annotated_planes": settings["weights"]["annotated_planes"]}
+    chosen["split"] = {"tested_planes": settings["split"]["tested_planes"]}
     # Other seeds of the same experiment are other jobs.
     chosen["train"]["seeds"] = [int(wildcards.seed)]
     # What the plan has chosen with it is already here.
@@ -268,6 +292,38 @@ def tracked_sequences(wildcards):
         return splits.sequences(images, predicted_images(wildcards))
     except ValueError as error:
         raise WorkflowError(f"experiment {name}: {error}") from None
+
+
+def is_regression(experiment):
+    """Whether an experiment's networks tell values instead of classes: of these no objects are made."""
+    return EXPERIMENTS[experiment].task == "regression"
+
+
+def weights_of_image(wildcards):
+    """Target and border weights that patches of an image show; a regression has none."""
+    if is_regression(wildcards.experiment):
+        return []
+    return expand(
+        rules.compute_weights.output.weights,
+        experiment=maker(wildcards.experiment, WEIGHTS_FOLLOW),
+        image=wildcards.image,
+    )
+
+
+def segmentation_to_score(wildcards):
+    """Objects of a split, where they are made."""
+    if is_regression(wildcards.experiment):
+        return []
+    return expand(rules.segment_images.output.segmentation, **wildcards)
+
+
+def final_pictures(experiment):
+    """What the final network makes of images without truth: values, tracks, or objects."""
+    if is_regression(experiment):
+        return rules.predict_images.output.prediction
+    if EXPERIMENTS[experiment].track.enabled:
+        return rules.track_images.output.tracks
+    return rules.segment_images.output.segmentation
 
 
 def tracks_to_score(wildcards):
@@ -361,10 +417,10 @@ def shown_now(_wildcards):
 
 
 def archives_now(_wildcards):
-    """Volumes of the archives to run and of all that the results folder holds."""
+    """Volumes, with their experiments, of the archives to run and of all that the results hold."""
     present = sheets.read_present(Path("config/archives"), Path(RUN.results))
     return {
-        name: [row["volume"] for row in rows]
+        name: {row["volume"]: row["experiment"] for row in rows}
         for name, rows in (SHEETS | present).items()
     }
 
@@ -376,11 +432,7 @@ def unannotated_predictions(_wildcards):
         for name, experiment in CHOSEN.items()
         if experiment.predict.unannotated and images_in(name, "final", "test")
         for path in expand(
-            (
-                rules.track_images.output.tracks
-                if experiment.track.enabled
-                else rules.segment_images.output.segmentation
-            ),
+            final_pictures(name),
             experiment=name,
             split="final",
             seed=experiment.train.seeds,
@@ -417,6 +469,7 @@ def packages_of_experiments(_wildcards):
     return [
         path
         for name, experiment in CHOSEN.items()
+        if not is_regression(name)
         for path in expand(
             rules.export_model.output.package,
             experiment=name,
@@ -424,3 +477,54 @@ def packages_of_experiments(_wildcards):
             seed=experiment.train.seeds[0],
         )
     ]
+
+
+def segmentations_to_export(_wildcards):
+    """Segmentations of all test images and of all volumes of archives, as OME-TIFF."""
+    images = [
+        path
+        for name, experiment in CHOSEN.items()
+        for path in expand(
+            rules.export_images.output.folder,
+            experiment=name,
+            split=experiment.split.names,
+            seed=experiment.train.seeds,
+            picture="prediction" if is_regression(name) else "segmentation",
+        )
+    ]
+    volumes = [
+        path
+        for archive in ARCHIVES
+        for path in expand(
+            rules.export_volume.output.file,
+            archive=archive,
+            volume=volumes_of(archive),
+            picture="segmentation",
+        )
+    ]
+    return images + volumes
+
+
+def classes_to_export(_wildcards):
+    """Classes of the test images of 3D networks and of all volumes of archives, as NIfTI."""
+    images = [
+        path
+        for name, experiment in CHOSEN.items()
+        if experiment.model.dimensions == 3 and not is_regression(name)
+        for path in expand(
+            rules.nifti_images.output.folder,
+            experiment=name,
+            split=experiment.split.names,
+            seed=experiment.train.seeds,
+        )
+    ]
+    volumes = [
+        path
+        for archive in ARCHIVES
+        for path in expand(
+            rules.nifti_volume.output.file,
+            archive=archive,
+            volume=volumes_of(archive),
+        )
+    ]
+    return images + volumes

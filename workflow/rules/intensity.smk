@@ -24,7 +24,7 @@ rule measure_intensity:
 rule measure_volume:
     """Count the grey values of an archive's volume, for models that normalise by the volume's own."""
     input:
-        volume=volume_of_dataset,
+        volume=of_datasets("path"),
     output:
         histogram="<results>/archives/{archive}/{volume}/intensity.json",
     log:
@@ -33,7 +33,7 @@ rule measure_volume:
         "<costs>/intensity/archives/{archive}/{volume}.tsv"
     resources:
         mem_mb=raised(2000),
-        runtime=raised(240),
+        runtime=minutes(10),
     params:
         code=code("measure_volume.py"),
         image=lambda wildcards: planned(wildcards)["path"],

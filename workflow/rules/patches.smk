@@ -3,11 +3,7 @@ rule cut_patches:
     input:
         images=of_dataset("images.ome.zarr"),
         index=of_dataset("index.json"),
-        weights=lambda wildcards: expand(
-            rules.compute_weights.output.weights,
-            experiment=maker(wildcards.experiment, WEIGHTS_FOLLOW),
-            image=wildcards.image,
-        ),
+        weights=weights_of_image,
         plan=lambda wildcards: training_plans([wildcards.experiment]),
     output:
         patches=directory("<results>/experiments/{experiment}/patches/{image}.zarr"),
@@ -45,7 +41,7 @@ rule draw_patches:
             labels={"image": "{image}"},
         ),
     log:
-        "<logs>/patches/{experiment}/{image}.sheet.log",
+        "<logs>/sheets/{experiment}/{image}.log",
     benchmark:
         "<costs>/sheets/{experiment}/{image}.tsv"
     group:

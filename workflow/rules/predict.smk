@@ -38,7 +38,14 @@ rule verify_tiling:
         weights=rules.train_model.output.weights,
         plan=lambda wildcards: training_plans([wildcards.experiment]),
     output:
-        facts="<results>/experiments/{experiment}/{split}/seed{seed}/tiling.json",
+        facts=report(
+            "<results>/experiments/{experiment}/{split}/seed{seed}/tiling.json",
+            caption="../report/tiling.rst",
+            category="{experiment}",
+            subcategory="Tiles against the whole",
+            labels={"split": "{split}", "seed": "{seed}"},
+        ),
+        run="<results>/experiments/{experiment}/{split}/seed{seed}/tiling.run.json",
     log:
         "<logs>/predict/{experiment}/{split}/seed{seed}.tiling.log",
     benchmark:
@@ -61,6 +68,27 @@ rule verify_tiling:
         "../scripts/verify_tiling.py"
 
 
+rule adopt_model:
+    """Bring a model that a sheet names to where predictions read it; one that is of no use is told."""
+    output:
+        facts="<results>/models/{model}/model.json",
+        weights="<results>/models/{model}/model.safetensors",
+    log:
+        "<logs>/predict/models/{model}.log",
+    benchmark:
+        "<costs>/predict/models/{model}.tsv"
+    resources:
+        mem_mb=raised(4000),
+        runtime=raised(30),
+    params:
+        code=code("adopt_model.py"),
+        model=lambda wildcards: MODELS[wildcards.model],
+        # No input: Snakemake would take {braces} in its path for wildcards.
+        state=lambda wildcards: state_of_model(MODELS[wildcards.model]),
+    script:
+        "../scripts/adopt_model.py"
+
+
 checkpoint plan_archive:
     """Plan the blocks of every volume of an archive."""
     input:
@@ -69,8 +97,9 @@ checkpoint plan_archive:
             dataset=sheets.datasets_in(SHEETS[wildcards.archive]),
         ),
         plans=lambda wildcards: training_plans(
-            {row["experiment"] for row in SHEETS[wildcards.archive]}
+            sheets.trained(SHEETS[wildcards.archive])
         ),
+        models=lambda wildcards: adopted(wildcards.archive),
     output:
         plan="<results>/archives/{archive}/plan.json",
     log:
@@ -85,6 +114,7 @@ checkpoint plan_archive:
         key=lambda wildcards: archive_key(wildcards.archive),
         volumes=lambda wildcards: sheet_rows(wildcards.archive),
         experiments=sheet_experiments,
+        models=lambda wildcards: models_in(wildcards.archive),
     script:
         "../scripts/plan_archive.py"
 
@@ -92,9 +122,9 @@ checkpoint plan_archive:
 rule predict_block:
     """Predict one block of a volume; data that cannot be read is written down as its result."""
     input:
-        facts=final_network(rules.train_model.output.facts),
-        weights=final_network(rules.train_model.output.weights),
-        volume=volume_of_dataset,
+        facts=network_file("facts"),
+        weights=network_file("weights"),
+        volume=of_datasets("path"),
         histograms=own_histograms,
     output:
         receipt="<results>/archives/{archive}/{volume}/prediction_blocks/{block}.json",
@@ -106,6 +136,7 @@ rule predict_block:
     threads: lambda wildcards: block(wildcards)["job"]["settings"]["threads"]
     resources:
         mem_mb=lambda wildcards, attempt: block(wildcards)["mem_mb"] * attempt,
+        attempt=lambda wildcards, attempt: attempt,
         need_mb=lambda wildcards: block(wildcards)["mem_mb"],
         disk_mb=lambda wildcards: block(wildcards)["disk_mb"],
         runtime=lambda wildcards, attempt: block(wildcards)["runtime"] * attempt,
@@ -125,8 +156,8 @@ rule predict_block:
 rule predict_pack:
     """Predict small volumes that share a job, named by the first of them."""
     input:
-        facts=final_network(rules.train_model.output.facts),
-        weights=final_network(rules.train_model.output.weights),
+        facts=network_file("facts"),
+        weights=network_file("weights"),
         volumes=datasets_of_pack,
         histograms=own_histograms_of_pack,
     output:
@@ -139,9 +170,10 @@ rule predict_pack:
     threads: lambda wildcards: EXPERIMENTS[experiment_of(wildcards)].predict.threads
     resources:
         mem_mb=lambda wildcards, attempt: most_in_pack(wildcards, "mem_mb") * attempt,
+        attempt=lambda wildcards, attempt: attempt,
         need_mb=lambda wildcards: most_in_pack(wildcards, "mem_mb"),
         disk_mb=lambda wildcards: sum_in_pack(wildcards, "disk_mb"),
-        runtime=lambda wildcards, attempt: sum_in_pack(wildcards, "runtime") * attempt,
+        runtime=lambda wildcards, attempt: planned(wildcards)["pack_runtime"] * attempt,
         gpu=lambda wildcards: int(
             EXPERIMENTS[experiment_of(wildcards)].predict.device == "gpu"
         ),
@@ -149,6 +181,10 @@ rule predict_pack:
         code=block_code,
         settings=members_of_pack,
         folder=in_results("archives/{archive}"),
+        restored=restored(
+            in_results("archives/{archive}/{volume}/pack.json"),
+            lambda wildcards: receipts_of_pack(wildcards).values(),
+        ),
     script:
         "../scripts/predict_pack.py"
 
@@ -157,23 +193,57 @@ rule finish_prediction:
     """Make one OME-Zarr image of the blocks of a volume, with coarser levels."""
     input:
         receipts=receipts,
-        facts=final_network(rules.train_model.output.facts),
+        facts=network_file("facts"),
     output:
         facts="<results>/archives/{archive}/{volume}/prediction.json",
     log:
         "<logs>/predict/archives/{archive}/{volume}.log",
     benchmark:
         "<costs>/predict/archives/{archive}/{volume}.tsv"
-    group:
-        group_of_volume
     resources:
         mem_mb=raised(4000),
-        runtime=raised(240),
+        disk_mb=levels_mb,
+        runtime=minutes(5),
     params:
         code=code("finish_prediction.py"),
         settings=settings_to_finish,
-        row=row_to_finish,
+        row=lambda wildcards: row_to_finish(planned(wildcards)),
         receipts=receipts_of_volume,
         prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
     script:
         "../scripts/finish_prediction.py"
+
+
+rule finish_pack:
+    """Make OME-Zarr images of the predictions of small volumes that share a job."""
+    input:
+        pack=receipts,
+        facts=network_file("facts"),
+    output:
+        finished="<results>/archives/{archive}/{volume}/finished.json",
+    log:
+        "<logs>/predict/archives/{archive}/{volume}/finished.log",
+    benchmark:
+        "<costs>/predict/archives/{archive}/{volume}_finished.tsv"
+    resources:
+        mem_mb=raised(4000),
+        disk_mb=levels_mb,
+        runtime=minutes(5),
+    params:
+        code=code("finish_pack.py"),
+        settings=settings_to_finish,
+        rows=rows_of_pack,
+        paths=for_each_volume(
+            receipts=in_results("archives/{archive}/{volume}/prediction_blocks"),
+            prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
+            metadata=in_results(
+                "archives/{archive}/{volume}/prediction.ome.zarr/zarr.json"
+            ),
+            facts=rules.finish_prediction.output.facts,
+        ),
+        restored=restored(
+            in_results("archives/{archive}/{volume}/finished.json"),
+            outputs_of([rules.finish_prediction.output.facts]),
+        ),
+    script:
+        "../scripts/finish_pack.py"

@@ -1,3 +1,11 @@
+# What the page is put together from
+PARTS_OF_PAGE = sorted(
+    path
+    for ending in ("j2", "js", "css")
+    for path in (ROOT / "workflow/report").glob(f"*.{ending}")
+)
+
+
 rule build_report:
     """Build the page that shows everything."""
     input:
@@ -12,6 +20,15 @@ rule build_report:
             "<results>/report/index.html",
             caption="../report/index.rst",
             category="Report",
+            labels={"figure": "everything on one page"},
+        ),
+        figures=report(
+            directory("<results>/report/figures"),
+            patterns=["{figure}.svg"],
+            caption="../report/figures.rst",
+            category="Report",
+            subcategory="Figures",
+            labels={"figure": "{figure}"},
         ),
     log:
         "<logs>/report/report.log",
@@ -22,17 +39,17 @@ rule build_report:
         runtime=raised(30),
     params:
         code=code("build_report.py"),
-        results=in_results(""),
+        results=lambda wildcards: RUN.results,
         shown=lambda wildcards: shown({name: settled(name) for name in CHOSEN}),
         archives=ARCHIVES,
-        template=digest((ROOT / "workflow/report/index.html.j2").read_text()),
-        page=in_results("report/index.html"),
+        template=digest(*(path.read_text() for path in PARTS_OF_PAGE)),
+        page=lambda wildcards, output: output.page,
     script:
         "../scripts/build_report.py"
 
 
-# The two rules below read the results folder as it is, all that it holds, beside a running workflow too, so they have
-# neither inputs nor outputs; `make report` and `make status` call them without touching its locks.
+# The three rules below read the results folder as it is, all that it holds, beside a running workflow too, so they have
+# neither inputs nor outputs; `make report`, `make status` and `make view` call them without touching its locks.
 rule report:
     """Build the page from what the results folder holds now; never train."""
     log:
@@ -42,7 +59,7 @@ rule report:
         results=RUN.results,
         shown=shown_now,
         archives=archives_now,
-        page=rules.build_report.params.page,
+        page=in_results("report/index.html"),
     script:
         "../scripts/build_report.py"
 
@@ -60,26 +77,60 @@ rule status:
         "../scripts/status.py"
 
 
-rule drop_prediction:
-    """Remove a volume's prediction once it is segmented and scored, where it is not to be kept."""
+rule view:
+    """Serve volumes to a browser on this machine until it is interrupted."""
+    log:
+        "<logs>/report/view.log",
+    localrule: True
+    params:
+        results=RUN.results,
+        archives=archives_now,
+        wanted=RUN.view,
+        port=RUN.view_port,
+    script:
+        "../scripts/view.py"
+
+
+rule describe_run:
+    """Describe a finished run as a Workflow Run RO-Crate."""
     input:
-        receipts=receipts,
-        summary=rules.segment_volume.output.summary,
-        metrics=metrics_of_volume,
+        report=rules.build_report.output.page,
+        plans=training_plans(CHOSEN),
+        archives=expand(rules.summarise_archive.output.summary, archive=ARCHIVES),
+    output:
+        crate="<results>/ro-crate-metadata.json",
+        code=directory("<results>/as_run"),
+    log:
+        "<logs>/report/crate.log",
+    localrule: True
+    params:
+        code=code("describe_run.py"),
+        copied=[str(ROOT / "Snakefile"), str(ROOT / "workflow"), "config"],
+        results=lambda wildcards: RUN.results,
+        shown=lambda wildcards: shown({name: settled(name) for name in CHOSEN}),
+        archives={name: volumes_of(name) for name in ARCHIVES},
+    script:
+        "../scripts/describe_run.py"
+
+
+rule drop_prediction:
+    """Remove predictions of a job once they are segmented and scored, if they are not to be kept."""
+    input:
+        receipt=first_receipt,
+        segmented=segmented,
+        scored=scored,
     output:
         dropped="<results>/archives/{archive}/{volume}/dropped.json",
     log:
         "<logs>/report/archives/{archive}/{volume}.log",
     benchmark:
         "<costs>/report/archives/{archive}/{volume}.tsv"
-    group:
-        group_of_volume
     resources:
         mem_mb=raised(500),
-        runtime=raised(60),
+        runtime=minutes(5),
     params:
         code=code("drop_prediction.py"),
-        prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
+        predictions=predictions_of_job,
     script:
         "../scripts/drop_prediction.py"
 

@@ -50,9 +50,9 @@ rule track_images:
 rule segment_part:
     """Divide some blocks of a large predicted volume into instances."""
     input:
-        receipts=receipts,
+        receipt=first_receipt,
         predicted=rules.finish_prediction.output.facts,
-        facts=final_network(rules.train_model.output.facts),
+        facts=network_file("facts"),
     output:
         blocks=temp(
             directory(
@@ -68,7 +68,8 @@ rule segment_part:
         parts=r"\d+",
     resources:
         mem_mb=segmentation_mb,
-        runtime=raised(240),
+        disk_mb=labels_mb,
+        runtime=minutes(10),
     params:
         code=code("segment_part.py"),
         settings=volume_segmentation,
@@ -81,10 +82,9 @@ rule segment_volume:
     """Join the instances of a predicted volume's blocks, and say how it went."""
     input:
         parts=label_parts(rules.segment_part.output.blocks),
-        # Asked of the plan, so that it is looked at again once an archive has been planned anew.
-        receipts=receipts,
+        receipt=first_receipt,
         predicted=rules.finish_prediction.output.facts,
-        facts=final_network(rules.train_model.output.facts),
+        facts=network_file("facts"),
     output:
         segmentation=directory(
             "<results>/archives/{archive}/{volume}/segmentation.ome.zarr"
@@ -97,14 +97,46 @@ rule segment_volume:
         "<logs>/segment/archives/{archive}/{volume}.log",
     benchmark:
         "<costs>/segment/archives/{archive}/{volume}.tsv"
-    group:
-        group_of_volume
     resources:
         mem_mb=segmentation_mb,
-        runtime=raised(120),
+        disk_mb=labels_mb,
+        runtime=minutes(5),
     params:
         code=code("segment_volume.py"),
         settings=volume_segmentation,
         prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
     script:
         "../scripts/segment_volume.py"
+
+
+rule segment_pack:
+    """Divide small predicted volumes that share a job into instances, and say how it went."""
+    input:
+        receipt=first_receipt,
+        finished=rules.finish_pack.output.finished,
+        facts=network_file("facts"),
+    output:
+        segmented="<results>/archives/{archive}/{volume}/segmented.json",
+    log:
+        "<logs>/segment/archives/{archive}/{volume}/segmented.log",
+    benchmark:
+        "<costs>/segment/archives/{archive}/{volume}_pack.tsv"
+    resources:
+        mem_mb=segmentation_mb,
+        disk_mb=labels_mb,
+        runtime=minutes(5),
+    params:
+        code=code("segment_pack.py"),
+        settings=volume_segmentation,
+        volumes=members,
+        paths=for_each_volume(
+            facts=rules.finish_prediction.output.facts,
+            prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
+            **dict(rules.segment_volume.output.items()),
+        ),
+        restored=restored(
+            in_results("archives/{archive}/{volume}/segmented.json"),
+            outputs_of(rules.segment_volume.output),
+        ),
+    script:
+        "../scripts/segment_pack.py"

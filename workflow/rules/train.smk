@@ -35,7 +35,7 @@ rule train_model:
         histograms=lambda wildcards: expand(
             rules.measure_intensity.output.histogram,
             dataset=dataset_name_of(wildcards.experiment),
-            image=training_images(wildcards) + validation_images(wildcards),
+            image=seen_images(wildcards),
         ),
         folds=fold_models,
         stage=earlier_stage,

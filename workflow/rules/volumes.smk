@@ -2,6 +2,17 @@
 
 
 @cache
+def rows_of(archive):
+    """Rows of an archive's sheet by their volumes."""
+    return {row["volume"]: row for row in SHEETS[archive]}
+
+
+def folder_of(archive, volume):
+    """Folder of a volume's results."""
+    return f"{RUN.results}/archives/{archive}/{volume}"
+
+
+@cache
 def sheet_rows(archive):
     """Rows of an archive's sheet, with the paths of volumes that are images of a dataset."""
     return {
@@ -17,8 +28,42 @@ def sheet_rows(archive):
 
 def sheet_experiments(wildcards):
     """Settings of the experiments that a sheet's rows name."""
-    names = sorted({row["experiment"] for row in SHEETS[wildcards.archive]})
-    return {name: settled(name).model_dump(mode="json") for name in names}
+    found = row_settings(wildcards.archive)
+    return {name: of.model_dump(mode="json") for name, of in found.items()}
+
+
+def row_settings(archive):
+    """The same, by name; those of a model's row wait for no plan of a training."""
+    rows = SHEETS[archive]
+    trained = sheets.trained(rows)
+    return {
+        name: settled(name) if name in trained else EXPERIMENTS[name]
+        for name in sorted({row["experiment"] for row in rows})
+    }
+
+
+def models_in(archive):
+    """Models that a sheet's rows name."""
+    return sorted({row["model"] for row in SHEETS[archive] if "model" in row})
+
+
+def state_of_model(place):
+    """What tells a model from another one at its path."""
+    return [states.state_of_file(Path(file)) for file in sheets.model_files(place)]
+
+
+def adopted(archive):
+    """Facts of these models, in the same order."""
+    names = [sheets.model_name(place) for place in models_in(archive)]
+    return expand(rules.adopt_model.output.facts, model=names)
+
+
+PLAN_FOLLOWS = {
+    "model": True,
+    "patches": True,
+    "predict": True,
+    "segment": {"job_megavoxels"},
+}
 
 
 @cache
@@ -39,26 +84,40 @@ def archive_key(archive):
         for path in sheets.files_of(row["path"])
     ]
     volumes += [dataset_key(name) for name in sheets.datasets_in(SHEETS[archive])]
-    names = sorted({row["experiment"] for row in rows.values()})
+    models = [state_of_model(place) for place in models_in(archive)]
     settings = [
-        settled(name).model_dump(mode="json", include={"model", "patches", "predict"})
-        for name in names
+        of.model_dump(mode="json", include=PLAN_FOLLOWS)
+        for of in row_settings(archive).values()
     ]
-    return digest(rows, volumes, settings, code("plan_archive.py"))
+    # What could not be planned is tried again by the next run.
+    folder = Path(RUN.results) / "archives" / archive
+    failed = states.state_of_file(folder / archive_summary.NOT_PLANNED)
+    return digest(rows, volumes, models, settings, failed, code("plan_archive.py"))
 
 
-def planned(wildcards):
-    """Plan of a volume: as it is when it is current, else once it has been made."""
-    path = f"{RUN.results}/archives/{wildcards.archive}/plan.json"
-    plan = current(path, archive_key(wildcards.archive))
+def plans_of(archive):
+    """Plans of an archive's volumes: as they are when current, else once they have been made."""
+    path = f"{RUN.results}/archives/{archive}/plan.json"
+    plan = current(path, archive_key(archive))
     if plan is None:
         if workflow.dag_settings.batch is not None:
             raise WorkflowError("--batch needs a plan: run `snakemake plan` first")
-        checkpoints.plan_archive.get(
-            archive=wildcards.archive
-        )  # raises until it is written
+        checkpoints.plan_archive.get(archive=archive)  # raises until it is written
         plan = read_json(Path(path))
-    return plan["volumes"][wildcards.volume]
+    return plan["volumes"]
+
+
+def planned(wildcards):
+    """Plan of a volume."""
+    return plans_of(wildcards.archive)[wildcards.volume]
+
+
+def planned_so_far(wildcards):
+    """Plan of a volume, empty while it is not made: resources, unlike inputs, cannot wait for it."""
+    try:
+        return planned(wildcards)
+    except IncompleteCheckpointException:
+        return {}
 
 
 def experiment_of(wildcards):
@@ -66,45 +125,51 @@ def experiment_of(wildcards):
     return sheet_rows(wildcards.archive)[wildcards.volume]["experiment"]
 
 
-def final_network(output):
-    """Input function: a file of the final network, first seed, of a volume's experiment."""
+def network_file(file):
+    """Input function: a file of a volume's model, or of its experiment's final network, first seed."""
+
+    @cache
+    def path_of(experiment, model):
+        if model:
+            name = sheets.model_name(model)
+            return getattr(rules.adopt_model.output, file).format(model=name)
+        output = getattr(rules.train_model.output, file)
+        seed = EXPERIMENTS[experiment].train.seeds[0]
+        return output.format(experiment=experiment, split="final", seed=seed)
 
     def path(wildcards):
-        name = experiment_of(wildcards)
-        seed = EXPERIMENTS[name].train.seeds[0]
-        return expand(output, experiment=name, split="final", seed=seed)
+        row = rows_of(wildcards.archive)[wildcards.volume]
+        return path_of(row["experiment"], row.get("model"))
 
     return path
 
 
-def sheet_file(column):
-    """Input function: what a volume's row names; none where it is missing, which a result tells."""
+def of_datasets(column):
+    """Input function: images of the dataset from which a volume's row names one.
 
-    def path(wildcards):
-        rows = {row["volume"]: row for row in SHEETS[wildcards.archive]}
-        place = rows[wildcards.volume].get(column, "")
-        datasets = sheets.datasets_in([{"path": place}])
-        if datasets:
-            return expand(rules.prepare_dataset.output.images, dataset=datasets)
-        return sheets.files_of(place)
-
-    return path
-
-
-def volume_of_dataset(wildcards):
-    """Images of the dataset that a volume belongs to.
-
-    Other volumes are no inputs: by their times one that grows would be predicted anew as a whole.
-    What a block needs to know of them is among its values.
+    Other files are no inputs: by its time a volume that grows would be predicted anew as a whole,
+    and Snakemake would take {braces} in a path for wildcards. What there is to know of them is
+    among the values of what reads them.
     """
-    rows = {row["volume"]: row for row in SHEETS[wildcards.archive]}
-    datasets = sheets.datasets_in([{"path": rows[wildcards.volume]["path"]}])
-    return expand(rules.prepare_dataset.output.images, dataset=datasets)
+
+    def path(wildcards):
+        place = rows_of(wildcards.archive)[wildcards.volume].get(column, "")
+        datasets = sheets.datasets_in([{"path": place}])
+        return expand(rules.prepare_dataset.output.images, dataset=datasets)
+
+    return path
+
+
+def state_of_truth(archive, volume):
+    """What tells a truth that is no dataset's from another; nothing where it is missing."""
+    row = rows_of(archive)[volume]
+    places = sheets.files_of(row.get("truth", ""))
+    return [states.state_of_file(Path(place)) for place in places]
 
 
 def own_histograms(wildcards):
     """Histograms of a volume whose model normalises by the volume's own."""
-    own = EXPERIMENTS[experiment_of(wildcards)].intensity.source == "image"
+    own = planned(wildcards)["own_intensity"]
     return rules.measure_volume.output.histogram if own else []
 
 
@@ -114,23 +179,31 @@ def repaired(wildcards):
     return states.repaired(Path(path), planned(wildcards)["path"])
 
 
-def row_to_finish(wildcards):
+def row_to_finish(plan):
     """What of a volume's plan its finished prediction depends on."""
-    keys = ("path", "experiment", "shape", "voxels", "reason", *volumes.CHOICES)
-    return {key: value for key, value in planned(wildcards).items() if key in keys}
+    keys = (
+        "path",
+        "experiment",
+        "model",
+        "shape",
+        "voxels",
+        "reason",
+        "region",
+        "mask",
+    )
+    keys += volumes.CHOICES
+    return {key: value for key, value in plan.items() if key in keys}
 
 
 def settings_to_finish(wildcards):
     """Settings that the metadata and levels of a prediction depend on."""
-    kept = {"output", "channels", "voxel_size_um"}
-    settings = EXPERIMENTS[experiment_of(wildcards)].predict
-    return settings.model_dump(mode="json", include=kept)
+    settings = section_of(experiment_of(wildcards), "predict")
+    return {key: settings[key] for key in ("output", "channels", "voxel_size_um")}
 
 
 def block_code(wildcards):
     """Digest of the code that predicts a block."""
-    network = EXPERIMENTS[experiment_of(wildcards)].model.network
-    return code("predict_block.py", f"models.{network}")
+    return code("predict_block.py", f"models.{planned(wildcards)['network']}")
 
 
 def block(wildcards):
@@ -142,94 +215,29 @@ def receipts(wildcards):
     """Receipts of all blocks of a volume, or that of the pack that it shares a job with."""
     plan = planned(wildcards)
     if "pack" in plan:
-        return expand(
-            rules.predict_pack.output.pack,
-            archive=wildcards.archive,
-            volume=plan["pack"],
-        )
+        return f"{folder_of(wildcards.archive, plan['pack'])}/pack.json"
     return receipts_of_volume(wildcards)
+
+
+def first_receipt(wildcards):
+    """One receipt of a volume, for rules that wait for all by its finished prediction.
+
+    They ask the plan for it, so that they are looked at again once an archive has been planned anew.
+    """
+    found = receipts(wildcards)
+    return found if isinstance(found, str) else found[:1]
 
 
 def receipts_of_volume(wildcards):
     """Receipts of all blocks of a volume."""
-    found = expand(
-        rules.predict_block.output.receipt,
-        archive=wildcards.archive,
-        volume=wildcards.volume,
-        block=planned(wildcards)["blocks"],
-    )
-    if "pack" in planned(wildcards):  # under a name that is no block's job
-        return [
-            str(Path(path).with_name(f"packed_{Path(path).name}")) for path in found
-        ]
-    return found
-
-
-def pack(wildcards):
-    """Plans of the volumes that share a job, by the first of them."""
-    planned(wildcards)
-    path = f"{RUN.results}/archives/{wildcards.archive}/plan.json"
-    state = states.state_of_file(Path(path))
-    return packs(path, archive_key(wildcards.archive), state)[wildcards.volume]
-
-
-@cache
-def packs(path, key, state):
-    """Plans of volumes that share jobs, in groups by the first of each."""
-    groups = {}
-    for volume, plan in read_current(path, key, state)["volumes"].items():
-        groups.setdefault(plan.get("pack"), {})[volume] = plan
-    return groups
-
-
-def only_block(plan):
-    """The only block of a small volume."""
-    return next(iter(plan["blocks"].values()))
-
-
-def most_in_pack(wildcards, need):
-    """Largest need among volumes that share a job."""
-    return max(only_block(plan)[need] for plan in pack(wildcards).values())
-
-
-def sum_in_pack(wildcards, need):
-    """Needs of volumes that share a job together."""
-    return sum(only_block(plan)[need] for plan in pack(wildcards).values())
-
-
-def members_of_pack(wildcards):
-    """Values of the volumes that share a job."""
-    own = own_histograms(wildcards)
-    members = {}
-    for volume, plan in pack(wildcards).items():
-        (name,) = plan["blocks"]
-        place = {"archive": wildcards.archive, "volume": volume}
-        receipt = rules.predict_block.output.receipt.format(
-            block=f"packed_{name}", **place
-        )
-        members[volume] = {
-            "path": plan["path"],
-            "block": name,
-            "job": only_block(plan)["job"],
-            "repaired": states.repaired(Path(receipt), plan["path"]),
-            "histograms": own.format(**place) if own else "",
-        }
-    return members
-
-
-def datasets_of_pack(wildcards):
-    """Images of the datasets that volumes which share a job belong to."""
-    members = pack(wildcards)
-    rows = [row for row in SHEETS[wildcards.archive] if row["volume"] in members]
-    return expand(rules.prepare_dataset.output.images, dataset=sheets.datasets_in(rows))
-
-
-def own_histograms_of_pack(wildcards):
-    """Histograms of volumes whose model normalises by the volume's own."""
+    plan = planned(wildcards)
+    folder = folder_of(wildcards.archive, wildcards.volume)
+    name = (
+        "packed_{}" if "pack" in plan else "{}"
+    )  # in a pack no block is a job's output
     return [
-        of["histograms"]
-        for of in members_of_pack(wildcards).values()
-        if of["histograms"]
+        f"{folder}/prediction_blocks/{name.format(block)}.json"
+        for block in plan["blocks"]
     ]
 
 
@@ -240,49 +248,43 @@ def volumes_of(archive, with_truth=False):
     ]
 
 
-def metrics_of_volume(wildcards):
-    """Scores of a volume whose row names its truth."""
-    scored = wildcards.volume in volumes_of(wildcards.archive, with_truth=True)
-    return rules.evaluate_volume.output.metrics if scored else []
-
-
 def dropped_predictions(wildcards):
-    """Removals of predictions that are not to be kept."""
+    """Removals of predictions that are not to be kept, one of all that share a job."""
     names = [
-        row["volume"]
+        job_of(wildcards.archive, row["volume"])
         for row in SHEETS[wildcards.archive]
         if not EXPERIMENTS[row["experiment"]].predict.keep
     ]
     return expand(
         rules.drop_prediction.output.dropped,
         archive=wildcards.archive,
-        volume=names,
+        volume=list(dict.fromkeys(names)),
     )
 
 
 def volume_segmentation(wildcards):
     """Settings by which a volume is divided into instances."""
-    return EXPERIMENTS[experiment_of(wildcards)].segment.model_dump(mode="json")
+    return section_of(experiment_of(wildcards), "segment")
+
+
+def jobs_that_label(wildcards):
+    """Jobs that divide a volume into instances."""
+    settings = EXPERIMENTS[experiment_of(wildcards)].segment
+    voxels = planned(wildcards).get("voxels", 0)  # none where it cannot be read
+    count = int(-(-voxels // (settings.job_megavoxels * 1e6)))
+    return 1 if settings.fill_holes else count
 
 
 def label_parts(output):
     """Input function: the parts in which jobs divide a large volume; none where one job does."""
 
     def paths(wildcards):
-        settings = EXPERIMENTS[experiment_of(wildcards)].segment
-        voxels = planned(wildcards).get("voxels", 0)  # none where it cannot be read
-        count = int(-(-voxels // (settings.job_megavoxels * 1e6)))
-        if count < 2 or settings.fill_holes:
+        count = jobs_that_label(wildcards)
+        if count < 2:
             return []
         return expand(output, part=range(count), parts=count, allow_missing=True)
 
     return paths
-
-
-def group_of_volume(wildcards):
-    """Group of the small volumes, which are several to a job; none for those with jobs of their own."""
-    parts = label_parts(rules.segment_part.output.blocks)(wildcards)
-    return "volume" if "pack" in planned(wildcards) and not parts else None
 
 
 def segmentation_mb(wildcards, attempt):
@@ -291,8 +293,65 @@ def segmentation_mb(wildcards, attempt):
     return int(1000 + 150 * settings.block_megavoxels) * attempt
 
 
+def plans_of_job(wildcards):
+    """Plans of the volumes that a job deals with; empty while they are not made."""
+    plan = planned_so_far(wildcards)
+    shared = plan.get("pack") == wildcards.volume
+    return list(pack(wildcards).values()) if shared else [plan]
+
+
+def voxels_of(wildcards):
+    """Voxels of these volumes, or of a job's part of one."""
+    voxels = sum(plan.get("voxels", 0) for plan in plans_of_job(wildcards))
+    return voxels / int(wildcards.get("parts", 1))
+
+
+def minutes(base, voxels_per_second=5e6):
+    """Resource: minutes for volumes of their size, several times those of one core.
+
+    Of those that share a job each has 3 s to itself. All is raised with each attempt.
+    """
+
+    def needed(wildcards, attempt):
+        opening = (len(plans_of_job(wildcards)) - 1) / 20
+        work = voxels_of(wildcards) / voxels_per_second / 60
+        return int(base + opening + work) * attempt
+
+    return needed
+
+
+def levels_mb(wildcards):
+    """Disk of the coarser levels of predictions, a third of them, before compression."""
+    stored = sum(plan.get("disk_bytes", 0) for plan in plans_of_job(wildcards))
+    return 1 + stored // 3_000_000
+
+
+def labels_mb(wildcards):
+    """Disk of a job's instances before compression.
+
+    4 bytes a voxel for those of the blocks, 4 for those of the volume, and a third for coarser levels.
+    """
+    return 1 + int(10 * voxels_of(wildcards) / 1e6)
+
+
 def evaluation_mb(wildcards, attempt):
     """Memory of scoring a volume: that of a block, and for surfaces that of the volume."""
     whole = EXPERIMENTS[experiment_of(wildcards)].evaluate.surface_tolerance is not None
-    voxels = planned(wildcards).get("voxels", 0) if whole else 0
+    largest = max(plan.get("voxels", 0) for plan in plans_of_job(wildcards))
+    voxels = largest if whole else 0
     return int(2500 + 70 * voxels / 1e6) * attempt
+
+
+def tell_of_crash():
+    """Write what is known of each archive when a job has failed, so that its summary is there."""
+    if workflow.is_main_process:
+        for archive in ARCHIVES:
+            folder = Path(RUN.results) / "archives" / archive
+            experiments = {row["volume"]: row["experiment"] for row in SHEETS[archive]}
+            try:
+                line = archive_summary.summarise_crash(
+                    folder, experiments, Path(RUN.results) / "logs"
+                )
+            except (OSError, ValueError) as error:  # such as a full disk
+                line = f"archive {archive}: its summary cannot be written: {error}"
+            print(line, file=sys.stderr)

@@ -19,6 +19,7 @@ rule compute_weights:
     params:
         code=code("compute_weights.py"),
         settings=section("weights"),
+        tested_planes=tested_planes,
         dimensions=lambda wildcards: EXPERIMENTS[wildcards.experiment].model.dimensions,
     script:
         "../scripts/compute_weights.py"

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from unetflow.progress import log_to
-from unetflow.settings import WeightsSettings
+from unetflow.settings.training import WeightsSettings
 from unetflow.store import read_json
 from unetflow.weights import counts_in, write_weights
 
@@ -14,4 +14,5 @@ with log_to(snakemake.log[0]):
         dimensions=snakemake.params.dimensions,
         settings=settings,
         threads=snakemake.threads,
+        tested_planes=snakemake.params.tested_planes,
     )

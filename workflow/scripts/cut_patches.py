@@ -3,7 +3,7 @@ from pathlib import Path
 from unetflow.geometry import geometry_from_json
 from unetflow.patches import cut_patches, open_source
 from unetflow.progress import log_to
-from unetflow.settings import PatchesSettings, WeightsSettings
+from unetflow.settings.training import PatchesSettings, WeightsSettings
 from unetflow.store import read_json
 from unetflow.weights import counts_in
 
@@ -11,7 +11,7 @@ with log_to(snakemake.log[0]):
     weights = WeightsSettings(**snakemake.params.weights)
     source = open_source(
         Path(snakemake.input.images) / snakemake.wildcards.image,
-        Path(snakemake.input.weights[0]),
+        Path(*snakemake.input.weights),
         geometry_from_json(snakemake.params.geometry),
         class_counts=counts_in(read_json(Path(snakemake.input.index)), weights),
         weight_settings=weights,

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from unetflow.progress import log_to
 from unetflow.report.contact_sheet import draw_sheet
-from unetflow.settings import PatchesSettings
+from unetflow.settings.training import PatchesSettings
 
 with log_to(snakemake.log[0]):
     draw_sheet(

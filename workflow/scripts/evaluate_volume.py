@@ -2,7 +2,7 @@ from pathlib import Path
 
 from unetflow.evaluation import evaluate_volume
 from unetflow.progress import log_to
-from unetflow.settings import EvaluateSettings
+from unetflow.settings.evaluation import EvaluateSettings
 from unetflow.store import read_json
 
 with log_to(snakemake.log[0]):
@@ -14,6 +14,6 @@ with log_to(snakemake.log[0]):
             "segmentation": Path(snakemake.input.segmentation),
         },
         output=Path(snakemake.output.metrics),
-        model=read_json(Path(snakemake.input.facts[0])),
+        model=read_json(Path(snakemake.input.facts)),
         settings=EvaluateSettings(**snakemake.params.settings),
     )

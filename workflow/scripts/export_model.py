@@ -3,7 +3,7 @@ from pathlib import Path
 from unetflow.export import export
 from unetflow.model_card import Subject
 from unetflow.progress import log_to
-from unetflow.settings import ExportSettings
+from unetflow.settings.evaluation import ExportSettings
 
 with log_to(snakemake.log[0]):
     export(

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from unetflow.datasets.fetch import fetch
 from unetflow.progress import log_to
-from unetflow.settings import Download
+from unetflow.settings.datasets import Download
 
 with log_to(snakemake.log[0]):
     fetch(

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from unetflow.progress import log_to
-from unetflow.settings import ExperimentSettings
+from unetflow.settings.experiment import ExperimentSettings
 from unetflow.training_plan import write_plan
 
 with log_to(snakemake.log[0]):

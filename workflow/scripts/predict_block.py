@@ -5,7 +5,7 @@ from unetflow.progress import log_to
 
 with log_to(snakemake.log[0]):
     predict_block(
-        model=Path(snakemake.input.facts[0]).parent,
+        model=Path(snakemake.input.facts).parent,
         volume=snakemake.params.volume,
         prediction=Path(snakemake.params.prediction),
         receipt=Path(snakemake.output.receipt),
@@ -13,5 +13,6 @@ with log_to(snakemake.log[0]):
         code=snakemake.params.code,
         repaired=snakemake.params.repaired,
         needs=(snakemake.resources.need_mb, snakemake.resources.disk_mb),
-        histograms=Path(snakemake.input.histograms[0]) if snakemake.input.histograms else None,
+        attempt=snakemake.resources.attempt,
+        histograms=Path(snakemake.input.histograms) if snakemake.input.histograms else None,
     )

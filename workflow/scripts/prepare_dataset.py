@@ -2,7 +2,7 @@ from pathlib import Path
 
 from unetflow.datasets.prepare import prepare
 from unetflow.progress import log_to
-from unetflow.settings import DatasetSettings
+from unetflow.settings.datasets import DatasetSettings
 
 with log_to(snakemake.log[0]):
     prepare(

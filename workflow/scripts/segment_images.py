@@ -2,7 +2,7 @@ from pathlib import Path
 
 from unetflow.progress import log_to
 from unetflow.segmentation import segment_images
-from unetflow.settings import SegmentSettings
+from unetflow.settings.prediction import SegmentSettings
 from unetflow.store import read_json
 
 with log_to(snakemake.log[0]):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from unetflow.progress import log_to
 from unetflow.segmentation import segment_part
-from unetflow.settings import SegmentSettings
+from unetflow.settings.prediction import SegmentSettings
 from unetflow.store import read_json
 
 with log_to(snakemake.log[0]):
@@ -11,6 +11,6 @@ with log_to(snakemake.log[0]):
         prediction=Path(snakemake.params.prediction),
         output=Path(snakemake.output.blocks),
         part=(int(snakemake.wildcards.part), int(snakemake.wildcards.parts)),
-        model=read_json(Path(snakemake.input.facts[0])),
+        model=read_json(Path(snakemake.input.facts)),
         settings=SegmentSettings(**snakemake.params.settings),
     )

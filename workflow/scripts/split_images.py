@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from unetflow.progress import log_to
-from unetflow.settings import SplitSettings
+from unetflow.settings.training import SplitSettings
 from unetflow.splits import split
 from unetflow.store import read_json, write_json
 

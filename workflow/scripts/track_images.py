@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from unetflow.progress import log_to
-from unetflow.settings import TrackSettings
+from unetflow.settings.prediction import TrackSettings
 from unetflow.tracking import track_images
 
 with log_to(snakemake.log[0]):

@@ -10,8 +10,9 @@ import zarr
 
 from unetflow import axes as axis_rules
 from unetflow import predicted
+from unetflow.packs import Pack
 from unetflow.pyramid import add_levels
-from unetflow.settings import PredictSettings
+from unetflow.settings.prediction import PredictSettings
 from unetflow.store import describe_image, read_json, remove, stored_bytes, write_json
 from unetflow.volumes import choice_of, open_volume
 from unetflow.voxels import resampled
@@ -61,6 +62,30 @@ def finish_prediction(
     )
 
 
+def finish_pack(
+    pack: Pack,
+    rows: Mapping[str, Mapping[str, Any]],
+    model: Mapping[str, Any],
+    settings: PredictSettings,
+) -> None:
+    """Finish the predictions of small volumes that share a job.
+
+    Parameters
+    ----------
+    pack : Pack
+        With the paths `receipts`, a folder, `prediction`, its `metadata`, and `facts`.
+    rows : mapping of volume to its row in the plan and, as `block`, the name of its only block
+    """
+
+    def finish(volume: str, paths: Mapping[str, Path]) -> None:
+        row = rows[volume]
+        receipt = paths["receipts"] / f"packed_{row['block']}.json"
+        finish_prediction(row, [receipt], model, settings, paths["prediction"], paths["facts"])
+
+    made_from = [model, settings.model_dump(mode="json")]
+    pack.each(finish, rows, made_from, results=("facts", "metadata"))
+
+
 def only_array(prediction: Path, receipts: Sequence[Mapping[str, Any]]) -> str:
     """Name of the array that all blocks have written, of which all shards are there.
 
@@ -95,13 +120,14 @@ def only_array(prediction: Path, receipts: Sequence[Mapping[str, Any]]) -> str:
     return str(names[0])
 
 
-def drop_prediction(prediction: Path, output: Path) -> None:
-    """Remove a volume's prediction, which is segmented; what remains says so.
+def drop_predictions(predictions: Iterable[Path], output: Path) -> None:
+    """Remove predictions of volumes that are segmented; what remains says so.
 
-    The journals of its blocks name files that are gone, so a block that runs again is predicted.
+    The journals of their blocks name files that are gone, so a block that runs again is predicted.
     """
-    remove(prediction)
-    write_json(output, {"prediction": "removed, since predict.keep is false"})
+    for prediction in predictions:
+        remove(prediction)
+    write_json(output, {"predictions": "removed, since predict.keep is false"})
 
 
 def keep_array(prediction: Path, name: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unetflow.settings import TrainSettings
+from unetflow.settings.training import TrainSettings
 
 
 def oriented(

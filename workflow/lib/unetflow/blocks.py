@@ -17,9 +17,9 @@ from unetflow import predicted
 from unetflow.cluster import predict_on_cluster
 from unetflow.orientations import Region, bounds
 from unetflow.progress import log, one_line
-from unetflow.regions import Job, load_for, open_job, predict_regions
-from unetflow.settings import PredictSettings
-from unetflow.states import digest, state_of_files
+from unetflow.regions import Job, load_for, open_job, predict_regions, with_smaller_tiles
+from unetflow.settings.prediction import PredictSettings
+from unetflow.states import digest, require_unchanged, state_of_files, write_receipt
 from unetflow.store import (
     create_array,
     full_shards,
@@ -29,7 +29,6 @@ from unetflow.store import (
     require_space,
     shard_files,
     stored_bytes,
-    write_json,
 )
 
 Needs = tuple[int, int]
@@ -46,15 +45,18 @@ def predict_block(
     repaired: str = "",
     histograms: Path | None = None,
     needs: Needs = (0, 0),
+    attempt: int = 1,
 ) -> None:
     """Predict one block of an archive's volume and write its receipt last.
 
-    After each shard a line goes to a journal beside the receipt. A block that was killed and runs
-    again leaves out what its journal names, unless model, settings, region, volume or code have
-    changed. Two copies that run at once write the same bytes.
+    Where a tile does not fit the memory, those after it are smaller. After each shard a line goes
+    to a journal beside the receipt. A block that was killed and runs again leaves out what its
+    journal names, unless model, settings, region, volume or code have changed. Two copies that run
+    at once write the same bytes.
 
-    Data that cannot be read or does not suit the model is the block's result, state "failed" with
-    the reason, so that other volumes go on; anything else, such as a full disk, is an error.
+    Data that cannot be read, does not suit the model or has changed since it was planned is the
+    block's result, state "failed" with the reason, so that other volumes go on; anything else, such
+    as a full disk, is an error.
 
     Parameters
     ----------
@@ -63,8 +65,9 @@ def predict_block(
     prediction : Path
         Folder of the volume's prediction. Each block opens the array in it, or creates it.
     receipt : Path
-        JSON: `state`, `reason`, `array` (its name in the folder), `seconds`, `waiting` (share of
-        the time in which the device waited for data), and what it was made from.
+        JSON: `state`, `reason`, `array` (its name in the folder), `seconds` (of all attempts),
+        `waiting` (share of the time in which the device waited for data), and what it was made
+        from.
     block : mapping
         The block's values in the plan, see `planning.plan_block`.
     code : str
@@ -75,33 +78,37 @@ def predict_block(
         The volume's own, where the model normalises by them.
     needs : (int, int)
         MB of memory and of disk by the plan; a machine that has less is refused before it begins.
+    attempt : int
+        Of the same job, from 1. What ended the last one may have been the system, short of memory,
+        so that each further one takes tiles of half the size.
     """
     prediction.mkdir(parents=True, exist_ok=True)
     require_memory(needs[0] * 10**6, "lower predict.memory_gb or predict.tile")
     require_space(prediction, needs[1] * 10**6, "set predict.dtype to uint8")
     settings = PredictSettings(**block["settings"])
     loaded = load_for(settings, model)
-    started = time.monotonic()
+    started, earlier = time.monotonic(), 0.0
     facts: dict[str, Any] = {"state": "done", "reason": "", "array": "", "waiting": 0.0}
     try:
         job = open_job(loaded, volume, settings, block, histograms)
+        job = with_smaller_tiles(job, attempt - 1)
         facts["array"] = array_name(job)
         array = open_or_create(prediction / facts["array"], job)
-        work = {key: value for key, value in block.items() if key != "settings"}
-        # Where it is computed, and with how many threads, makes no other result.
-        elsewhere = {"device", "threads", "scheduler", "workers", "missing_chunks"}
-        how = settings.model_dump(mode="json", exclude=elsewhere)
-        journal = Journal(receipt, array, digest(facts["array"], work, how, code, repaired))
+        journal = Journal(receipt, array, key_of(facts["array"], block, settings, code, repaired))
+        earlier = journal.seconds
         shards = shards_of(array, block["region"])
-        waiting = [shard for shard in shards if not journal.has(shard)]
-        log(f"device {loaded.device}, {loaded.backend}, {len(waiting)} of {len(shards)} shards")
-        for shard in waiting:
-            journal.clear(shard)
+        waiting = journal.missing(shards)
+        about = f"tile {job.tile}, {len(waiting)} of {len(shards)} shards"
+        log(f"device {loaded.device}, {loaded.backend}, {about}")
         if settings.scheduler is None:
             facts["waiting"] = round(predict_regions(job, array, waiting, journal.add), 4)
         else:
-            opened = (model, volume, settings, block, histograms)
+            opened = (model, volume, settings, {**block, "tile": list(job.tile)}, histograms)
             predict_on_cluster(opened, needs[0], array, waiting, journal.add)
+        reads = tuple(slice(*part) for part in block["reads"])
+        require_unchanged(job.image, reads, block["volume"])
+        if job.mask is not None:
+            require_unchanged(job.mask, reads, block["mask_known_by"])
         facts["shards"] = sorted(journal.line(shard) for shard in shards)
     except ValueError as error:
         facts |= {"state": "failed", "reason": one_line(error), "files": state_of_files(volume)}
@@ -112,8 +119,19 @@ def predict_block(
         "code": code,
         "repaired": repaired,
     }
-    seconds = round(time.monotonic() - started, 2)
-    write_json(receipt, facts | {"seconds": seconds, "made_from": made_from})
+    seconds = round(time.monotonic() - started + earlier, 2)
+    write_receipt(receipt, facts | {"seconds": seconds, "made_from": made_from})
+
+
+def key_of(
+    array: str, block: Mapping[str, Any], settings: PredictSettings, code: str, repaired: str
+) -> str:
+    """Return what tells a block's shards from those that others of the same place would write."""
+    work = {key: value for key, value in block.items() if key != "settings"}
+    # Where it is computed, and with how many threads, makes no other result.
+    elsewhere = {"device", "threads", "scheduler", "workers", "missing_chunks"}
+    how = settings.model_dump(mode="json", exclude=elsewhere)
+    return digest(array, work, how, code, repaired)
 
 
 def predict_pack(
@@ -123,8 +141,10 @@ def predict_pack(
     output: Path,
     code: str,
     needs: Needs = (0, 0),
+    attempt: int = 1,
+    restored: str = "",
 ) -> None:
-    """Predict several small volumes of an archive, each of one block, and say how each went.
+    """Predict several small volumes of an archive, each of one block, that share a job.
 
     Parameters
     ----------
@@ -134,26 +154,41 @@ def predict_pack(
         Of each volume `path`, `block` (its name), `job`, `repaired` and `histograms`, see
         `predict_block`.
     output : Path
-        JSON: the state of each volume, written last.
+        JSON, written last: `made_from`, of each volume the digest of its receipt but for times.
+    attempt : int
+        See `predict_block`.
+    restored : str
+        See `states.restored`.
     """
-    states = {}
+    made_from: dict[str, str] = {}
+    errors: list[str] = []
     output.parent.mkdir(parents=True, exist_ok=True)
     require_space(output.parent, needs[1] * 10**6, "set predict.dtype to uint8")
     for volume, of in members.items():
         receipt = folder / volume / "prediction_blocks" / f"packed_{of['block']}.json"
-        predict_block(
-            model,
-            of["path"],
-            folder / volume / "prediction.ome.zarr",
-            receipt,
-            of["job"],
-            code,
-            of["repaired"],
-            Path(of["histograms"]) if of["histograms"] else None,
-            (needs[0], 0),
-        )
-        states[volume] = read_json(receipt)["state"]
-    write_json(output, states)
+        try:
+            predict_block(
+                model,
+                of["path"],
+                folder / volume / "prediction.ome.zarr",
+                receipt,
+                of["job"],
+                code,
+                of["repaired"],
+                Path(of["histograms"]) if of["histograms"] else None,
+                (needs[0], 0),
+                attempt,
+            )
+        except (OSError, RuntimeError, ValueError) as error:  # the others go on
+            errors.append(f"{volume}: {one_line(error)}")
+            log(f"failed: {errors[-1]}")
+            continue
+        facts = read_json(receipt)
+        lasting = {key: facts[key] for key in facts if key not in ("seconds", "waiting")}
+        made_from[volume] = digest(lasting)
+    if errors:
+        raise ValueError(f"{len(errors)} of {len(members)} volumes failed: {'; '.join(errors)}")
+    write_receipt(output, {"made_from": made_from, "restored": restored})
 
 
 def array_name(job: Job) -> str:
@@ -162,7 +197,7 @@ def array_name(job: Job) -> str:
     return digest(
         job.model.facts["weights_sha256"],
         job.model.facts["geometry"],
-        [job.normalise.offset, job.normalise.scale],
+        [job.normalise.offset, job.normalise.scale, *(job.normalise.clip or ())],
         job.model.precision,
         job.model.backend,
         stored,
@@ -211,7 +246,8 @@ class Journal:
     """The shards of a block that are written, line by line in a file that outlives its process.
 
     A line names a shard's first voxel and the bytes of its files, which must still be there: a
-    shard of background alone has none.
+    shard of background alone has none; and the seconds since the line before, so that the time of
+    a process that was killed counts too.
     """
 
     def __init__(self, receipt: Path, array: zarr.Array[Any], digest: str) -> None:
@@ -222,11 +258,17 @@ class Journal:
                 remove(other)
         lines = self.path.read_text().splitlines(keepends=True) if self.path.is_file() else []
         # A line without its end was being written when the process was killed.
-        self.done = {line.rstrip() for line in lines if line.endswith("\n")}
+        entries = [line.rstrip().rpartition(" ") for line in lines if line.endswith("\n")]
+        self.done = {shard for shard, _, _ in entries}
+        self.seconds = sum(float(seconds) for _, _, seconds in entries)
+        self.last = time.monotonic()
 
-    def has(self, shard: Region) -> bool:
-        """Whether a shard is written."""
-        return self.line(shard) in self.done
+    def missing(self, shards: Sequence[Region]) -> list[Region]:
+        """Shards that are not written, without what a process that was killed has left of them."""
+        found = [shard for shard in shards if self.line(shard) not in self.done]
+        for shard in found:
+            self.clear(shard)
+        return found
 
     def add(self, shard: Region) -> None:
         """Note a shard, once it is on the disk."""
@@ -235,7 +277,9 @@ class Journal:
                 os.fsync(written.fileno())
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as journal:
-            journal.write(f"{self.line(shard)}\n")
+            now = time.monotonic()
+            journal.write(f"{self.line(shard)} {now - self.last:.4f}\n")
+            self.last = now
             journal.flush()
             os.fsync(journal.fileno())
 

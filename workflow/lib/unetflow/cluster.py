@@ -16,8 +16,8 @@ import zarr
 from unetflow.inference import load
 from unetflow.orientations import Region, bounds
 from unetflow.progress import Bar
-from unetflow.regions import Job, open_job
-from unetflow.settings import PredictSettings
+from unetflow.regions import Job, open_job, predict_in_memory
+from unetflow.settings.prediction import PredictSettings
 from unetflow.states import digest
 from unetflow.store import read_json
 
@@ -151,7 +151,7 @@ def predict_region(plain: tuple[Any, ...], folder: str, parts: list[list[int]]) 
     job = opened_once(*plain)
     region = tuple(slice(*part) for part in parts)
     array = zarr.open_array(folder, mode="r+")
-    array[:, *region] = job.predict(job.read(region), region)
+    array[:, *region] = predict_in_memory(job, job.read(region), region)[1]
 
 
 @lru_cache(maxsize=1)

@@ -7,7 +7,7 @@ division into blocks. Only scores of surfaces read planes, or the volume, as a w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -26,13 +26,14 @@ from unetflow.predicted import probabilities
 from unetflow.progress import track
 from unetflow.scoring import (
     Counts,
+    Regions,
     count,
     most_probable,
     score_surfaces,
     scores_of,
     total,
 )
-from unetflow.settings import EvaluateSettings
+from unetflow.settings.evaluation import EvaluateSettings
 from unetflow.store import Image
 from unetflow.truths import block_of, component_ids
 
@@ -57,6 +58,10 @@ class Comparison:
         Planes of a stack are scored by themselves.
     block : tuple of int, or None
         Extents of blocks; None leaves them to `truths.block_of`.
+    regions : mapping
+        Unions of classes that are scored too.
+    unit_um : float
+        Unit of surface distances.
     """
 
     classes: Any
@@ -67,6 +72,8 @@ class Comparison:
     border: int = 0
     by_plane: bool = False
     block: tuple[int, ...] | None = None
+    regions: Regions = field(default_factory=dict)
+    unit_um: float = 1.0
 
     @cached_property
     def grid(self) -> Grid:
@@ -96,7 +103,7 @@ class Comparison:
         """
         scored, levels = [], np.zeros((len(self.class_names) - 1, 2, LEVELS), np.int64)
         for counts in self.counts():
-            scored.append(scores_of(counts, self.class_names))
+            scored.append(scores_of(counts, self.class_names, self.regions))
             levels += counts.levels
         return mean(scored), levels
 
@@ -137,15 +144,16 @@ class Comparison:
         Planes, or the volume, are read whole, and take some 30 bytes a voxel.
         """
         axes, shape = axis_rules.spatial(self.segmentation.axes), self.grid.shape
-        size = axis_rules.voxel_size(axes, self.segmentation.voxel_size_um) or (1.0,) * len(axes)
+        known_um = axis_rules.voxel_size(axes, self.segmentation.voxel_size_um)
+        size = tuple(um / self.unit_um for um in known_um or (self.unit_um,) * len(axes))
         planes = range(shape[0]) if self.by_plane else (slice(0, shape[0]),)
         scored = []
         for first in planes:
             region = (first, *(slice(0, extent) for extent in shape[1:]))
             known = self.read(self.classes, region)
             predicted = most_probable(probabilities(self.prediction, self.framed(region)))
-            spacing = size[-known.ndim :]
-            scored.append(score_surfaces(known, predicted, self.class_names, spacing, tolerance))
+            how = size[-known.ndim :], tolerance, self.regions
+            scored.append(score_surfaces(known, predicted, self.class_names, *how))
         return mean(scored)
 
     def framed(self, region: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -181,4 +189,6 @@ def compare(
         model["class_names"],
         settings.ignore_border,
         settings.plane_by_plane and stack,
+        regions=settings.numbered_regions(model["class_names"]),
+        unit_um=1000.0 if settings.surface_unit == "mm" else 1.0,
     )

@@ -15,7 +15,7 @@ from skimage.segmentation import watershed
 
 from unetflow.holes import small_holes
 from unetflow.labelling import components
-from unetflow.settings import SegmentSettings
+from unetflow.settings.prediction import SegmentSettings
 
 
 def segment(

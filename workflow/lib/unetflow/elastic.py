@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unetflow.settings import PatchesSettings
+from unetflow.settings.training import PatchesSettings
 
 
 @dataclass(frozen=True)

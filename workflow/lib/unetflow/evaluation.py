@@ -11,15 +11,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from unetflow.annotation import HeldOutPlanes
 from unetflow.comparison import Comparison, compare
 from unetflow.metrics.membranes import challenge_scores
 from unetflow.metrics.probabilities import LEVELS
+from unetflow.packs import Pack
 from unetflow.predicted import foreground as foreground_of
 from unetflow.predicted import open_prediction
 from unetflow.progress import log, track
-from unetflow.settings import EvaluateSettings
-from unetflow.store import NOT_ANNOTATED, Image, open_image, write_text
+from unetflow.regression import regression_of
+from unetflow.settings.evaluation import EvaluateSettings
+from unetflow.store import NOT_ANNOTATED, Image, open_image, read_json, write_text
 from unetflow.truths import UnusableTruth, open_truth, truth_arrays
+from unetflow.value_scores import ValueScores
 
 
 def evaluate_image(
@@ -28,14 +32,18 @@ def evaluate_image(
     segmentation: Image,
     model: Mapping[str, Any],
     settings: EvaluateSettings,
+    tested_planes: int | None = None,
 ) -> tuple[dict[str, float], NDArray[np.int64]]:
     """Scores of an image or volume, and its pixels by their probability, see `comparison`.
 
     Of a stack that was predicted plane by plane, the mean over its planes; NaN is what is not
-    defined.
+    defined. Where only some planes are tested, no other pixel counts.
     """
-    known = truth_arrays(truth, segmentation.array.shape, model["class_names"])
-    return all_scores(compare(*known, prediction, segmentation, model, settings), settings)
+    classes, known = truth_arrays(truth, segmentation.array.shape, model["class_names"])
+    if tested_planes is not None:
+        classes = HeldOutPlanes(classes, tested_planes)
+    compared = compare(classes, known, prediction, segmentation, model, settings)
+    return all_scores(compared, settings)
 
 
 def all_scores(
@@ -60,28 +68,40 @@ def evaluate_images(
     model: Mapping[str, Any],
     settings: EvaluateSettings,
     tracked: Mapping[str, Mapping[str, float]] | None = None,
+    tested_planes: int | None = None,
 ) -> None:
     """Write the scores of several images as a TSV with a row per image and metric.
 
     A score that is not defined has no row: the log names it. The second TSV holds what curves are
     drawn from: of each class but background and each level of its probability, k / 255, the pixels
-    of all images that are of the class, `positives`, and that are not, `negatives`.
+    of all images that are of the class, `positives`, and that are not, `negatives`. Of a regression
+    it is empty, see `value_scores` for its scores.
 
     Parameters
     ----------
     images : mapping of image name to its truth, prediction and segmentation (OME-Zarr)
+        Of a regression without the last.
     labels : mapping
         What stands in the first columns of each row, such as experiment, split and seed.
     model : mapping
         Its `model.json`, for the classes and the number of dimensions.
     tracked : mapping, optional
         Further scores, of sequences by their names, see `track_scores`.
+    tested_planes : int, optional
+        Only every n-th plane of each image is scored.
     """
-    rows, levels = [], np.zeros((len(model["class_names"]) - 1, 2, LEVELS), np.int64)
+    rows, classes = [], model["class_names"][1:]
+    levels = np.zeros((len(classes), 2, LEVELS), np.int64)
+    regression, of_values = regression_of(model), None
     for name, paths in track(images.items(), "scoring images", len(images)):
-        truth, prediction, segmentation = (open_image(path) for path in paths)
-        scores, pixels = evaluate_image(truth, prediction, segmentation, model, settings)
-        levels += pixels
+        truth, prediction, *rest = (open_image(path) for path in paths)
+        if regression is None:
+            how = model, settings, tested_planes
+            scores, pixels = evaluate_image(truth, prediction, rest[0], *how)
+            levels += pixels
+        else:
+            of_values = of_values or ValueScores(regression, model, paths[0].parent, settings)
+            scores = of_values.of_image(truth, prediction)
         if reason := undefined(scores):
             log(f"{name}: {reason}")
         rows += [
@@ -104,9 +124,11 @@ def evaluate_images(
         pd.DataFrame({**labels, "class": name, "level": range(LEVELS)}).assign(
             negatives=negatives, positives=positives
         )
-        for name, (negatives, positives) in zip(model["class_names"][1:], levels, strict=True)
+        for name, (negatives, positives) in zip(classes, levels, strict=True)
     ]
-    write_text(curves, str(pd.concat(parts).to_csv(sep="\t", index=False)))
+    head = [*labels, "class", "level", "negatives", "positives"]
+    counted = pd.concat(parts) if parts else pd.DataFrame(columns=head)
+    write_text(curves, str(counted.to_csv(sep="\t", index=False)))
 
 
 def score_challenge(
@@ -179,3 +201,26 @@ def evaluate_volume(
                 rows.append({"reason": reason})
     table = pd.DataFrame(rows, columns=["metric", "value", "reason"])
     write_text(output, str(table.to_csv(sep="\t", index=False, float_format="%.6g")))
+
+
+def evaluate_pack(
+    pack: Pack,
+    truths: Mapping[str, Mapping[str, Any]],
+    model: Mapping[str, Any],
+    settings: EvaluateSettings,
+) -> None:
+    """Score small volumes that share a job.
+
+    Parameters
+    ----------
+    pack : Pack
+        With the paths `summary`, `prediction`, `segmentation` and `metrics`.
+    truths : mapping of volume to `truth`, its path, and `state`, what tells it from another one
+    """
+
+    def evaluate(volume: str, paths: Mapping[str, Path]) -> None:
+        of = {**paths, "truth": truths[volume]["truth"]}
+        evaluate_volume(read_json(paths["summary"]), of, paths["metrics"], model, settings)
+
+    made_from = [model, settings.model_dump(mode="json")]
+    pack.each(evaluate, truths, made_from, results=["metrics"])

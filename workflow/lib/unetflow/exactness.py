@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +19,19 @@ from unetflow.orientations import Region
 from unetflow.prediction import tile_of
 from unetflow.progress import log
 from unetflow.regions import normalisation_of
-from unetflow.settings import PredictSettings
+from unetflow.settings.networks import SlidingWindowSettings, parse_network
+from unetflow.settings.prediction import PredictSettings
 from unetflow.store import open_image, write_json
 
 RELATIVE = 1e-5
 """Of the range of the logits, in single precision: what reordered sums of it come to."""
+TIMED = 16
+"""Extent of the region that is predicted window by window, within a second or some."""
 
 
 def verify_tiling(
     model: Model, image: Path, tile: Sequence[int], settings: PredictSettings, output: Path
-) -> None:
+) -> dict[str, float]:
     """Predict a part of an image whole, tile by tile, and on a shifted grid; write the differences.
 
     The part is half as large again as a tile's step along each axis, so that tiles meet inside it;
@@ -39,6 +46,11 @@ def verify_tiling(
     output : Path
         JSON: `tiled` and `shifted`, the largest differences of the logits from those of the whole;
         `tolerance`; `logit_range`; `extents`, `tile` and `precision`.
+
+    Returns
+    -------
+    dict
+        Of a network of windows that computes all at once, see `time_windows`; else empty.
 
     Raises
     ------
@@ -80,6 +92,29 @@ def verify_tiling(
         "precision": model.precision,
     }
     write_json(output, found | about)
+    network = parse_network(model.facts["network"])
+    by_windows = isinstance(network, SlidingWindowSettings) and network.dense
+    return time_windows(model, pixels) if by_windows else {}
+
+
+def time_windows(model: Model, pixels: NDArray[np.float32]) -> dict[str, float]:
+    """Count and seconds of `windows` that are classified one by one, as published, by torch.
+
+    Parameters
+    ----------
+    pixels : float32 array (channel, rows, columns)
+        Normalised; windows are those around its first rows and columns.
+    """
+    dense: Any = model.network.network if model.backend == "openvino" else model.network
+    network = copy(dense)  # with the same weights
+    network.dense = False
+    published, shape = replace(model, network=network), pixels.shape[1:]
+    region = tuple(slice(0, min(extent, TIMED)) for extent in shape)
+    for part in ((slice(0, 1),) * 2, region):  # the first warms up
+        began = time.monotonic()
+        found = logits(published, array_reader(pixels), shape, part, None)
+        seconds = time.monotonic() - began
+    return {"windows": found[0].size, "window_seconds": seconds}
 
 
 def part_of(model: Model, path: Path, tile: Sequence[int]) -> NDArray[np.float32]:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from unetflow.datasets.registry import find_dataset
-from unetflow.networks import Network, VggSettings
 from unetflow.reading import parse, read_yaml
-from unetflow.settings import DatasetSettings, ExperimentSettings
+from unetflow.settings.datasets import DatasetSettings, DecathlonLayout
+from unetflow.settings.experiment import ExperimentSettings
+from unetflow.settings.networks import Network, VggSettings
 
 
 def load_experiments(folder: Path, names: Sequence[str]) -> dict[str, ExperimentSettings]:
@@ -190,19 +191,58 @@ def datasets_of(
     Raises
     ------
     ValueError
-        If the registry does not know one, or two experiments write out different ones by one name.
+        If the registry does not know one, two experiments write out different ones by one name, or
+        the truth of one is not for its experiment's task.
     """
     found: dict[str, DatasetSettings] = {}
-    for experiment in experiments.values():
+    for label, experiment in experiments.items():
         name, dataset = dataset_name(experiment), experiment.dataset
         if isinstance(dataset, str):
             dataset = find_dataset(dataset, registry, override)
+        check_task(label, experiment, name, dataset)
         if found.setdefault(name, dataset) != dataset:
             raise ValueError(
                 f"dataset {name}: must mean one dataset: two experiments describe it differently; "
                 "rename one of them"
             )
     return found
+
+
+def check_regions(
+    experiments: Mapping[str, ExperimentSettings], datasets: Mapping[str, DatasetSettings]
+) -> None:
+    """Refuse regions of classes that an experiment's dataset does not have.
+
+    A task of the Decathlon names its classes in a file, which may not be here yet: its regions are
+    for who reads that file to refuse.
+
+    Raises
+    ------
+    ValueError
+        One line that names the experiment.
+    """
+    for name, experiment in experiments.items():
+        dataset = datasets[dataset_name(experiment)]
+        if isinstance(dataset.layout, DecathlonLayout):
+            continue
+        try:
+            experiment.evaluate.numbered_regions(dataset.class_names)
+        except ValueError as error:
+            raise ValueError(f"experiment {name}: {error}") from None
+
+
+def check_task(
+    label: str, experiment: ExperimentSettings, name: str, dataset: DatasetSettings
+) -> None:
+    """Refuse a task that the truth of an experiment's dataset is not for."""
+    task, truth = "segmentation", "classes"
+    if dataset.target_names:
+        task, truth = "regression", "true values"
+    if experiment.task != task:
+        raise ValueError(
+            f"experiment {label}: task must be {task}, since the dataset {name} has {truth}: got "
+            f"{experiment.task}; set task, or another dataset"
+        )
 
 
 def first_alike(
@@ -225,11 +265,13 @@ def files_of(dataset: DatasetSettings) -> list[str]:
     patterns = [
         value
         for key, value in dataset.layout.model_dump().items()
-        if key in ("images", "masks", "labels", "files", "unannotated") and value
+        if key in ("images", "masks", "targets", "labels", "files", "unannotated") and value
     ]
     root = Path(dataset.folder)
-    globs = {re.sub(r"\{(image|group)\}", "*", pattern) for pattern in patterns} or {
+    globs = {re.sub(r"\{(image|group|channel)\}", "*", pattern) for pattern in patterns} or {
         "**/*.tif",
         "**/man_track.txt",
+        "**/dataset.json",
+        "**/*.nii.gz",
     }
     return sorted({str(path) for glob in globs for path in root.glob(glob) if path.is_file()})

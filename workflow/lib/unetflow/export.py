@@ -25,11 +25,13 @@ from unetflow import portable_unet
 from unetflow.exported_frame import Frame, frame_of
 from unetflow.geometry import Span
 from unetflow.inference import Model, array_reader, load, probabilities, read_tile
-from unetflow.intensity import Normalisation
+from unetflow.intensity import Normalisation, stored_normalisation
 from unetflow.model_card import Subject, draw_cover, write_readme
 from unetflow.portable_unet import PortableUNet
 from unetflow.progress import log
-from unetflow.settings import ExportSettings
+from unetflow.regression import regression_of
+from unetflow.settings.evaluation import ExportSettings
+from unetflow.settings.networks import UNetSettings
 from unetflow.store import Image, open_image, read_json, replacing, write_json
 
 SHOWN = {2: 256, 3: 32}
@@ -65,8 +67,9 @@ def export(
     Raises
     ------
     ValueError
-        If bioimageio.core is not installed, the network is no U-Net, the package fails its test,
-        or a format differs from our prediction by more than 1e-4.
+        If bioimageio.core is not installed, the network is no U-Net, differs between axes or takes
+        statistics of each image's nonzero pixels, the package fails its test, or a format differs
+        from our prediction by more than 1e-4.
     """
     try:
         import onnx  # noqa: F401 - torch writes ONNX with it
@@ -77,13 +80,32 @@ def export(
         raise ValueError(
             f"export needs bioimageio.core and onnxruntime: {error}; pip install 'unetflow[export]'"
         ) from error
-    kind = read_json(folder / "model.json")["network"]["network"]
+    facts = read_json(folder / "model.json")
+    if regression_of(facts) is not None:
+        raise ValueError(
+            "export must be of a network that tells probabilities: got one of the task regression; "
+            "leave the experiment out"
+        )
+    kind, intensity = facts["network"]["network"], facts["intensity"]
     if kind != "unet":
         raise ValueError(
             f"export must be of a network that is written in plain PyTorch too, which is unet: got "
             f"{kind}; leave the experiment out"
         )
+    # Part of the network, it would see a tile and mirrored voxels, not the image: every tile of
+    # another program would be normalised in its own way.
+    if intensity["source"] == "image" and intensity.get("pixels") == "nonzero":
+        raise ValueError(
+            "export must be of a network that is normalised as bioimage.io can say: got "
+            "intensity.source image of pixels nonzero, whose mean and deviation no step of it "
+            "takes; train with intensity.source: training, or predict with unetflow"
+        )
     model = load(folder, "cpu", "32")
+    if len(set(model.geometry)) > 1:
+        raise ValueError(
+            "export must be of a network that does the same along every axis: got one whose "
+            "filter_size or pool_size differ; leave the experiment out"
+        )
     frame = frame_of(model.geometry[0])
     with TemporaryDirectory(prefix="unetflow-export-") as temporary:
         place = Path(temporary)
@@ -114,24 +136,32 @@ def export(
 
 def architecture(facts: Mapping[str, Any], frame: Frame) -> dict[str, Any]:
     """Arguments of the portable network."""
-    network = facts["network"]
+    network = UNetSettings(**facts["network"])
+    stored = {"batch": "stored", "instance": "stored"}
     return {
-        "dimensions": network["dimensions"],
         "channels": facts["channels"],
         "classes": len(facts["class_names"]),
-        "width": network["width"],
-        "depth": network["depth"],
-        "padded": network.get("padding") == "zeros",
-        "normalised": network.get("normalisation") == "batch",
+        "width": network.width,
+        "kernel": list(network.kernel),
+        "strides": [list(of) for of in network.strides],
+        "padded": network.padding == "zeros",
+        "normalisation": stored.get(network.normalisation, network.normalisation),
+        "residual": network.blocks == "residual",
+        "widened": network.widening == "before",
+        "upsampling": network.upsampling,
+        "attention": network.attention,
         "margin": frame.margin,
         "lead": frame.lead,
+        "trail": frame.trail,
     }
 
 
 def portable(model: Model, frame: Frame) -> PortableUNet:
     """Return the same network in plain PyTorch, from pixels to probabilities."""
     network = PortableUNet(**architecture(model.facts, frame))
-    network.load_state_dict(model.network.state_dict())
+    weights = model.network.state_dict()
+    # Heads of coarser levels are of training alone.
+    network.load_state_dict({name: weights[name] for name in network.state_dict()})
     return network.eval()
 
 
@@ -192,7 +222,9 @@ def tensors_of_test(
 def normalised(pixels: NDArray[np.float32], facts: Mapping[str, Any]) -> NDArray[np.float32]:
     """Return the pixels (channel, ...) normalised as `model_package.preprocessing` says."""
     if facts["source"] == "training":
-        return Normalisation(tuple(facts["offset"]), tuple(facts["scale"])).apply(pixels)
+        return stored_normalisation(facts).apply(pixels)
+    if facts.get("clip"):
+        pixels = np.clip(pixels, *facts["clip"])
     flat = pixels.reshape(len(pixels), -1).astype(np.float64)
     if facts["normalise"] == "zscore":
         offset, scale = flat.mean(axis=1), flat.std(axis=1)

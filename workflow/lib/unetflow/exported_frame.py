@@ -23,7 +23,7 @@ class Frame:
         Product of the strides.
     halo : int
         A multiple of the divisor, so that tiles lie on its grid.
-    margin, lead : int
+    margin, lead, trail : int
         See `portable_unet.PortableUNet`.
     """
 
@@ -31,6 +31,7 @@ class Frame:
     halo: int
     margin: int
     lead: int
+    trail: int = 0
 
     @property
     def minimum(self) -> int:
@@ -45,13 +46,14 @@ def frame_of(axis: AxisGeometry) -> Frame:
     --------
     >>> from unetflow.geometry import unet_geometry
     >>> frame_of(unet_geometry(depth=4, dimensions=2)[0])
-    Frame(divisor=16, halo=96, margin=96, lead=4)
+    Frame(divisor=16, halo=96, margin=96, lead=4, trail=0)
     >>> frame_of(unet_geometry(depth=4, dimensions=2, padded=True)[0])
-    Frame(divisor=16, halo=96, margin=0, lead=0)
+    Frame(divisor=16, halo=96, margin=0, lead=0, trail=0)
     """
     if axis.padded:
         return Frame(axis.divisor, -(-axis.reach // axis.divisor) * axis.divisor, 0, 0)
-    # Outputs are this much longer than a multiple of the divisor. What is over is cut off at their
-    # end, and left out at the start of the input, so that the halo is alike on both sides.
-    lead = (axis.minimum - 2 * axis.halo) % axis.divisor
-    return Frame(axis.divisor, axis.halo + lead, axis.halo + lead, lead)
+    # What is left out at the start makes of the halo a multiple of the divisor, what is left out at
+    # the end an admissible extent. Outputs beyond the core are cut off at their end.
+    trail = (axis.halo - axis.minimum) % axis.divisor
+    halo = -(-(axis.halo + trail) // axis.divisor) * axis.divisor
+    return Frame(axis.divisor, halo, halo, halo - axis.halo, trail)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise, product
+from itertools import accumulate, pairwise, product
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from unetflow.orientations import orientations as symmetries
 class AxisGeometry:
     """What a network does to one axis.
 
-    An input extent is admissible when every pooling sees an even extent: `minimum + k * divisor`
-    for k >= 0. Of valid convolutions the output is `2 * halo` shorter, and its first sample lies at
-    input index `halo`. A padded network's output is as large as its input. A tile of it is padded
-    only where it lies on the border of the image; on its other sides it loses `halo` samples too.
+    An input extent is admissible when every pooling sees a multiple of its stride: `minimum + k *
+    divisor` for k >= 0. Of valid convolutions the output is `2 * halo` shorter, and its first
+    sample lies at input index `halo`. A padded network's output is as large as its input. A tile of
+    it is padded only where it lies on the border of the image; on its other sides it loses `halo`
+    samples too.
 
     Attributes
     ----------
@@ -168,19 +170,24 @@ def unet_geometry(
 
 
 def pyramid_geometry(
-    down: Sequence[int], up: Sequence[int], dimensions: int, padded: bool = False
+    down: Sequence[int],
+    up: Sequence[int],
+    dimensions: int,
+    padded: bool = False,
+    strides: Sequence[int] = (),
 ) -> Geometry:
-    """Geometry of a network that goes down by 2x pooling and up again, alike on each axis.
+    """Geometry of a network that goes down by pooling and up again, alike on each axis.
 
-    One sample of a level is two of the level above. So on a side that is not padded the network
-    loses `entry`, the sum of `down[level] * 2**level`, before the last pooling, and `halo`, with
-    the last level and the sum of `up[level] * 2**level`, in all.
+    One sample of a level is `strides[level]` of the level above, so `scale` of the image. On a side
+    that is not padded the network loses `entry`, the sum of `down[level] * scale[level]`, before
+    the last pooling, and `halo`, with the last level and the sum of `up[level] * scale[level]`, in
+    all.
 
     The poolings of a padded image begin at its first sample. A tile sees the same if what is left
-    of it before each pooling begins at an even sample of its level: if it begins `entry` before a
-    multiple of the divisor. Its output then begins `halo - entry` after one, which is `lead` before
-    the next. At its stop the same holds, mirrored. A padded side needs nothing: it lies on the
-    grid.
+    of it before each pooling begins at a sample of its level that a pooling begins at: if it begins
+    `entry` before a multiple of the divisor. Its output then begins `halo - entry` after one, which
+    is `lead` before the next. At its stop the same holds, mirrored. A padded side needs nothing: it
+    lies on the grid.
 
     Parameters
     ----------
@@ -188,11 +195,12 @@ def pyramid_geometry(
         Samples that each level loses on a side, on the way down, the last level included.
     up : sequence of int
         The same on the way up, without the last level; a level's upsampling counts as its own.
+    strides : sequence of int
+        Of each pooling; by default 2.
     """
-    depth = len(up)
-    divisor = 2**depth
-    entry = sum(lost << level for level, lost in enumerate(down[:depth]))
-    halo = entry + (down[depth] << depth) + sum(lost << level for level, lost in enumerate(up))
+    *scale, divisor = accumulate(strides or [2] * len(up), mul, initial=1)
+    entry = sum(map(mul, down, scale))
+    halo = entry + down[-1] * divisor + sum(map(mul, up, scale))
     if padded:
         axis = AxisGeometry(divisor, halo, divisor, padded=True, lead=(entry - halo) % divisor)
     else:
@@ -296,6 +304,27 @@ def tiles(
         for part, whole, axis, extent in zip(region, shape, geometry, extents, strict=True)
     ]
     return list(product(*spans))
+
+
+def smaller_tile(tile: Sequence[int], geometry: Geometry) -> tuple[int, ...] | None:
+    """Tile of half the step along the axis of the longest; None if there is none smaller.
+
+    Examples
+    --------
+    >>> smaller_tile((572, 572), unet_geometry(depth=4, dimensions=2))
+    (380, 572)
+    """
+    found = []
+    for number, axis in enumerate(geometry):
+        step = axis.step(tile[number])
+        half = max(step // 2 // axis.divisor, 1) * axis.divisor
+        extent = axis.at_least(half + 2 * axis.reach)
+        if extent < tile[number]:
+            found.append((-step, number, extent))
+    if not found:
+        return None
+    _, longest, extent = min(found)
+    return (*tile[:longest], extent, *tile[longest + 1 :])
 
 
 def mirrored(start: int, stop: int, extent: int) -> NDArray[np.intp]:

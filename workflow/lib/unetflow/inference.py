@@ -30,15 +30,20 @@ from unetflow.geometry import (
     mirrored,
     tiles,
 )
-from unetflow.networks import NetworkSettings, parse_network
 from unetflow.orientations import Orientation, Region
 from unetflow.orientations import orientations as orientations_of
+from unetflow.regression import output_names, regression_of
+from unetflow.settings.networks import NetworkSettings, parse_network
 from unetflow.store import read_json
 
 Reader = Callable[[Region], NDArray[np.float32]]
 """From a spatial region inside the image to its normalised pixels (channel, *region)."""
 
 Activation = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+FULL = ("DefaultCPUAllocator", "bad_alloc", "bad allocation", "Failed to allocate memory")
+"""What errors without a class of their own say where memory is full: of torch on a CPU, of C++ and
+of onnxruntime."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,17 @@ class Model:
     precision: str
     facts: dict[str, Any]
     backend: str = "torch"
+
+    @property
+    def activation(self) -> Activation:
+        """What makes predictions of outputs (outputs, ...): probabilities, or values.
+
+        The network of a package of others gives probabilities already.
+        """
+        if self.facts.get("network", {}).get("network") == "packaged":
+            return np.asarray
+        regression = regression_of(self.facts)
+        return softmax if regression is None else regression.values
 
 
 def build(settings: NetworkSettings, channels: int, classes: int) -> nn.Module:
@@ -86,7 +102,7 @@ def load(
             f"expected {facts['weights_sha256']}; copy both files again from the same training"
         )
     settings = parse_network(facts["network"])
-    network = build(settings, facts["channels"], len(facts["class_names"]))
+    network = build(settings, facts["channels"], len(output_names(facts)))
     network.load_state_dict(safetensors.torch.load_file(weights))
     place = choose_device("cpu" if backend == "openvino" else device)
     backend = choose_backend(place, backend)
@@ -98,6 +114,12 @@ def load(
         example = torch.zeros(1, facts["channels"], *extents)
         network = OpenVinoNetwork(network, example, precision, threads)
     return Model(network, geometry, place, precision, facts, backend)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's memory is full."""
+    told = any(words in str(error) for words in FULL)
+    return told or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def sha256(path: Path) -> str:
@@ -226,7 +248,7 @@ def probabilities(
     orientations: int = 1,
     activation: Activation | None = None,
 ) -> NDArray[np.float32]:
-    """Class probabilities (classes, *region), averaged over axis-aligned orientations.
+    """Class probabilities, or values, (outputs, *region), averaged over axis-aligned orientations.
 
     Each orientation is tiled in its own frame, counted from the turned image's origin, so the mean
     is as independent of tile and region as a single prediction.
@@ -236,9 +258,10 @@ def probabilities(
     orientations : 1, 4, 8, 16 or 48
         See `orientations.orientations`.
     activation : callable, optional
-        Softmax; what else to take the mean of, from logits (classes, *region) to the same shape.
+        The model's; what else to take the mean of, from logits (outputs, *region) to the same
+        shape.
     """
-    activate = activation or softmax
+    activate = activation or model.activation
     predicted = (
         activate(turned_logits(model, read, shape, region, tile, orientation))
         for orientation in orientations_of(orientations, len(shape))

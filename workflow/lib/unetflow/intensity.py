@@ -7,16 +7,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unetflow.progress import one_line
-from unetflow.settings import IntensitySettings
-from unetflow.store import read_json, write_json
+from unetflow.settings.training import IntensitySettings
+from unetflow.store import Image, read_json, write_json
 from unetflow.volumes import open_volume
 
 BINS = 65536
+PERCENTILES = (1, 50, 99)
+"""By which images are compared."""
 SLAB = 2**24
 """Voxels that are counted at once."""
 
@@ -96,12 +99,18 @@ def count(channel: NDArray[np.generic], name: str) -> Histogram:
 def binned(
     values: NDArray[np.float64], counts: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Values and their counts; bins in their place where there are too many."""
+    """Values and their counts; bins in their place where there are too many, but for that of 0."""
     if len(values) <= BINS:
         return values, counts
-    counts, edges = np.histogram(values, BINS, weights=counts)
+    zero = values == 0
+    binned_counts, edges = np.histogram(values[~zero], BINS - 1, weights=counts[~zero])
     centres = (edges[:-1] + edges[1:]) / 2
-    return centres[counts > 0], counts[counts > 0]
+    centres[centres == 0] = np.finfo(np.float64).tiny  # it is not that of zeros alone
+    centres = np.concatenate([centres, values[zero]])
+    binned_counts = np.concatenate([binned_counts, counts[zero]])
+    order = np.argsort(centres)
+    order = order[binned_counts[order] > 0]
+    return centres[order], binned_counts[order]
 
 
 def merge(histograms: Iterable[Histogram]) -> Histogram:
@@ -129,17 +138,28 @@ def percentile(of: Histogram, percent: float) -> float:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """The linear map `(grey - offset) / scale`, one pair per channel."""
+    """The linear map `(grey - offset) / scale`, one pair per channel, of clipped grey values."""
 
     offset: tuple[float, ...]
     scale: tuple[float, ...]
+    clip: tuple[float, float] | None = None
 
     def apply(self, image: NDArray[np.generic]) -> NDArray[np.float32]:
         """Return the normalised image; the channel is the first axis."""
         tail = (1,) * (image.ndim - 1)
         offset = np.array(self.offset, np.float32).reshape(-1, *tail)
         scale = np.array(self.scale, np.float32).reshape(-1, *tail)
-        return (image.astype(np.float32) - offset) / scale
+        grey = image.astype(np.float32)
+        if self.clip is not None:
+            grey = np.clip(grey, *self.clip)
+        return np.asarray((grey - offset) / scale)
+
+    def undo(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return the grey values of normalised ones; the channel is the first axis."""
+        tail = (1,) * (values.ndim - 1)
+        offset = np.array(self.offset, np.float32).reshape(-1, *tail)
+        scale = np.array(self.scale, np.float32).reshape(-1, *tail)
+        return np.asarray(values * scale + offset, np.float32)
 
 
 def normalisation(channels: Iterable[Histogram], settings: IntensitySettings) -> Normalisation:
@@ -150,6 +170,10 @@ def normalisation(channels: Iterable[Histogram], settings: IntensitySettings) ->
     """
     offsets, scales = [], []
     for of in channels:
+        if settings.pixels == "nonzero":
+            of = nonzero(of)
+        if settings.clip is not None:
+            of = clipped(of, *settings.clip)
         deviation = of.variance**0.5
         if settings.normalise == "zscore":
             offset, scale = of.mean, deviation
@@ -158,12 +182,50 @@ def normalisation(channels: Iterable[Histogram], settings: IntensitySettings) ->
             scale = percentile(of, settings.high_percentile) - offset
         offsets.append(offset)
         scales.append(scale or deviation)
-    return Normalisation(tuple(offsets), tuple(scales))
+    return Normalisation(tuple(offsets), tuple(scales), settings.clip)
 
 
-def read_histograms(path: Path) -> list[Histogram]:
-    """Return the histograms, one per channel, of an image's intensity JSON."""
-    return [Histogram(**channel) for channel in read_json(path)["channels"]]
+def nonzero(of: Histogram) -> Histogram:
+    """Histogram of the pixels that are not 0, with exact moments; of all where all are alike."""
+    values, counts = np.array(of.values), np.array(of.counts)
+    kept = values != 0
+    if kept.all() or not kept.any():
+        return of
+    share = float(counts.sum() / counts[kept].sum())
+    mean = of.mean * share
+    variance = max((of.variance + of.mean**2) * share - mean**2, 0.0)
+    return Histogram(values[kept].tolist(), counts[kept].tolist(), mean, variance)
+
+
+def clipped(of: Histogram, low: float, high: float) -> Histogram:
+    """Histogram of the same pixels, of which none is below `low` or above `high`.
+
+    Raises
+    ------
+    ValueError
+        If that leaves one grey value.
+    """
+    values, index = np.unique(np.clip(of.values, low, high), return_inverse=True)
+    counts = np.bincount(index, weights=of.counts).astype(np.int64)
+    if len(values) == 1:
+        raise ValueError(
+            f"intensity.clip must leave grey values apart: got {low:g} to {high:g} for values from "
+            f"{of.values[0]:g} to {of.values[-1]:g}; widen it"
+        )
+    mean = float(np.average(values, weights=counts))
+    variance = float(np.average((values - mean) ** 2, weights=counts))
+    return Histogram(values.tolist(), counts.tolist(), mean, variance)
+
+
+def stored_normalisation(facts: Mapping[str, Any]) -> Normalisation:
+    """Return the normalisation of the training images, as `model.json` tells it."""
+    clip = facts.get("clip")
+    return Normalisation(tuple(facts["offset"]), tuple(facts["scale"]), clip and tuple(clip))
+
+
+def read_histograms(path: Path, of: str = "channels") -> list[Histogram]:
+    """Return the histograms, one per channel, of an image's intensity JSON, or of its target."""
+    return [Histogram(**channel) for channel in read_json(path)[of]]
 
 
 def write_histograms(
@@ -171,20 +233,30 @@ def write_histograms(
 ) -> None:
     """Write the histograms, one per channel, of an image or a volume larger than memory.
 
+    Those of an image's true values, where it has some, stand beside them as `target`.
+
     Parameters
     ----------
     choice : mapping, optional
         Scene, time, channel and level of the volume.
     """
     image = open_volume(place, **(choice or {}))
+    channels = [varied(channel, image.name) for channel in counted(image)]
+    facts: dict[str, Any] = {"image": image.name}
+    facts["channels"] = [channel.to_json() for channel in channels]
+    target = None if choice else image.target()
+    if target is not None:
+        facts["target"] = [channel.to_json() for channel in counted(target)]
+    write_json(output, facts)
+
+
+def counted(image: Image) -> list[Histogram]:
+    """Histograms of the channels of an image, which may be larger than memory."""
     parts = (
         [count(channel, image.name) for channel in image.region(slab)]
         for slab in slabs(image.spatial_shape)
     )
-    merged = reduce(lambda *pair: [merge(of) for of in zip(*pair, strict=True)], parts)
-    channels = [varied(channel, image.name) for channel in merged]
-    facts = [channel.to_json() for channel in channels]
-    write_json(output, {"image": image.name, "channels": facts})
+    return reduce(lambda *pair: [merge(of) for of in zip(*pair, strict=True)], parts)
 
 
 def write_volume_histograms(place: str, output: Path, choice: Mapping[str, str]) -> None:
@@ -230,3 +302,32 @@ def normalisations(
     if settings.source == "training":
         return pooled, dict.fromkeys(each, pooled)
     return pooled, {name: normalisation(channels, settings) for name, channels in each.items()}
+
+
+def levels(channels: Sequence[Histogram], normalise: Normalisation) -> list[list[float]]:
+    """PERCENTILES of each channel of an image, as the network sees them."""
+    maps = zip(channels, normalise.offset, normalise.scale, strict=True)
+    low, high = normalise.clip or (-math.inf, math.inf)
+    return [
+        [(min(max(percentile(of, percent), low), high) - offset) / scale for percent in PERCENTILES]
+        for of, offset, scale in maps
+    ]
+
+
+def range_of_levels(
+    histograms: Mapping[str, Path], each: Mapping[str, Normalisation]
+) -> list[list[list[float]]]:
+    """Least and greatest `levels` of several images.
+
+    Parameters
+    ----------
+    histograms : mapping of image name to its intensity JSON
+    each : mapping of the images to be counted to their normalisation
+
+    Returns
+    -------
+    list (channels, percentiles, 2)
+    """
+    found = np.array([levels(read_histograms(histograms[name]), of) for name, of in each.items()])
+    result: list[list[list[float]]] = np.stack([found.min(axis=0), found.max(axis=0)], -1).tolist()
+    return result

@@ -28,7 +28,7 @@ from unetflow.exported_frame import Frame
 from unetflow.inference import Model
 from unetflow.model_card import UNET_DOI, Subject, doi_of
 from unetflow.progress import one_line
-from unetflow.settings import ExportSettings
+from unetflow.settings.evaluation import ExportSettings
 
 FORMATS: tuple[SupportedWeightsFormat, ...] = ("pytorch_state_dict", "torchscript", "onnx")
 
@@ -172,21 +172,25 @@ def preprocessing(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     The statistics of the training images are a linear map. Those of each image are its own mean and
     standard deviation, which are the same here and there, or its percentiles, which we take as grey
-    values that occur, and others interpolate.
+    values that occur, and others interpolate. Statistics of an image's nonzero pixels are refused
+    before, see `export.export`.
     """
-    intensity = facts["intensity"]
+    intensity, first = facts["intensity"], []
+    if intensity.get("clip"):
+        low, high = intensity["clip"]
+        first = [{"id": "clip", "kwargs": {"min": low, "max": high}}]
     if intensity["source"] == "training":
         pairs = list(zip(intensity["offset"], intensity["scale"], strict=True))
         gains = [1 / scale for _, scale in pairs]
         shifts = [-offset / scale for offset, scale in pairs]
         kwargs = {"axis": "channel", "gain": gains, "offset": shifts}
-        return [{"id": "scale_linear", "kwargs": kwargs}]
+        return [*first, {"id": "scale_linear", "kwargs": kwargs}]
     over = list(axis_rules.SPATIAL[-facts["network"]["dimensions"] :])
     if intensity["normalise"] == "zscore":
-        return [{"id": "zero_mean_unit_variance", "kwargs": {"axes": over}}]
+        return [*first, {"id": "zero_mean_unit_variance", "kwargs": {"axes": over}}]
     low, high = intensity["low_percentile"], intensity["high_percentile"]
     kwargs = {"axes": over, "min_percentile": low, "max_percentile": high}
-    return [{"id": "scale_range", "kwargs": kwargs}]
+    return [*first, {"id": "scale_range", "kwargs": kwargs}]
 
 
 def weights(folder: Path, architecture: Mapping[str, Any], opset: int) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import numpy as np
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from unetflow.inference import array_reader, logits, softmax
-from unetflow.store import NOT_ANNOTATED, remove
-from unetflow.validation import Validation
+from unetflow.inference import array_reader, logits
+from unetflow.store import remove
+from unetflow.validation import Judge
 
 
 class Events:
@@ -37,16 +37,16 @@ class Events:
         for name, values in network.named_parameters():
             self.writer.add_histogram(name, values.detach(), step)
 
-    def picture(self, step: int, validation: Validation) -> None:
-        """Middle of the first validation image beside its truth and its predicted foreground.
+    def picture(self, step: int, validation: Judge) -> None:
+        """Middle of the first validation image beside its truth and what is predicted of it.
 
         Grey from 0 to 1. Of a stack that is predicted plane by plane, the middle plane is taken.
         """
         model, tile = validation.model, validation.tile
-        pixels, classes = validation.images[0]
-        plane = tuple(extent // 2 for extent in classes.shape[: -len(tile)])
-        pixels, classes = pixels[:, *plane], classes[plane]
-        shape = classes.shape
+        pixels, truth = validation.images[0]
+        plane = tuple(extent // 2 for extent in pixels.shape[1 : -len(tile)])
+        pixels, truth = (of[..., *plane, *[slice(None)] * len(tile)] for of in (pixels, truth))
+        shape = pixels.shape[1:]
         outputs = [
             extent - 2 * axis.reach for extent, axis in zip(tile, model.geometry, strict=True)
         ]
@@ -57,11 +57,13 @@ class Events:
             slice(start, min(start + output, extent))
             for start, output, extent in zip(starts, outputs, shape, strict=True)
         )
-        found = 1 - softmax(logits(model, array_reader(pixels), shape, region, tile))[0]
+        found = logits(model, array_reader(pixels), shape, region, tile)
+        panels = validation.panels(
+            truth[(slice(None),) * (truth.ndim - len(region)) + region], found
+        )
         grey = pixels[0][region]
         grey = (grey - grey.min()) / max(float(np.ptp(grey)), 1e-6)
-        truth = np.where(classes == NOT_ANNOTATED, 0.5, classes > 0)[region]
-        shown = [part[(*(n // 2 for n in part.shape[:-2]),)] for part in (grey, truth, found)]
+        shown = [part[(*(n // 2 for n in part.shape[:-2]),)] for part in (grey, *panels)]
         self.writer.add_image("image, truth, prediction", np.hstack(shown), step, dataformats="HW")
 
     def close(self) -> None:

@@ -17,7 +17,8 @@ from unetflow.datasets.layouts import pairs
 from unetflow.datasets.patterns import name_image
 from unetflow.datasets.prepare import checked
 from unetflow.outlines import ENDINGS
-from unetflow.settings import PairsLayout, UNetSettings
+from unetflow.settings.datasets import PairsLayout
+from unetflow.settings.networks import UNetSettings
 from unetflow.store import write_text
 
 LOOKED_AT = 5

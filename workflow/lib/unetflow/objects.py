@@ -15,7 +15,7 @@ from unetflow import axes as axis_rules
 from unetflow import predicted
 from unetflow.joining import COMBINED
 from unetflow.labelling import Region, Values
-from unetflow.settings import SegmentSettings
+from unetflow.settings.prediction import SegmentSettings
 from unetflow.store import Image, remove, replacing, write_text
 
 

@@ -8,7 +8,7 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,10 +18,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from unetflow.losses import LOSSES
+from unetflow.inference import out_of_memory
+from unetflow.losses import LOSSES, Loss, deeply_supervised, outputs_of
 from unetflow.progress import log, one_line
 from unetflow.sampling import Batch
-from unetflow.settings import TrainSettings
+from unetflow.settings.training import TrainSettings
 from unetflow.store import replacing
 
 PARTS = ("network", "optimiser", "schedule")
@@ -65,13 +66,6 @@ def gathered(fabric: Fabric, part: Tensor) -> Tensor:
     return parts.flatten(0, 1)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's memory is full."""
-    # Only a GPU's allocator has a class of errors of its own.
-    of_cpu = "DefaultCPUAllocator" in str(error)
-    return of_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)
-
-
 def as_stored(pixels: Tensor) -> Tensor:
     """Planes with their channels last in memory, which convolutions are faster on."""
     return pixels.contiguous(memory_format=torch.channels_last) if pixels.ndim == 4 else pixels
@@ -98,15 +92,22 @@ class State:
         settings: TrainSettings,
         steps: int,
         example: Tensor | None = None,
+        coarser: Sequence[Sequence[int]] = (),
+        loss: Loss | None = None,
     ) -> None:
-        """Take a network to its device, compiled for pixels like the example where there is one."""
+        """Take a network to its device, compiled for pixels like the example where there is one.
+
+        `coarser` are the strides of its further outputs in training; `loss` is by default the one
+        of a segmentation that the settings name.
+        """
         self.fabric, self.network, self.settings, self.steps = fabric, network, settings, steps
+        self.coarser, self.loss = coarser, loss or LOSSES[settings.loss]
         if example is None or not self.compile(example):
             self.wrapped, self.optimiser = fabric.setup(network, optimiser(network, settings))
         self.schedule = schedule(self.optimiser, settings, steps)
         self.step = 0
         self.history: list[dict[str, float]] = []
-        self.best_score, self.best_step = -1.0, 0
+        self.best_score, self.best_step = -math.inf, 0
         self.best: dict[str, Tensor] = {}
         self.saved_step = 0
 
@@ -118,7 +119,8 @@ class State:
                 faster, optimiser(self.network, self.settings)
             )
             with same_buffers(self.network):
-                self.fabric.backward(self.wrapped(as_stored(example)).float().sum())
+                outputs = outputs_of(self.wrapped(as_stored(example)))
+                self.fabric.backward(torch.stack([of.float().sum() for of in outputs]).sum())
         except RuntimeError as error:
             if out_of_memory(error):
                 raise
@@ -182,11 +184,12 @@ class State:
         Several processes gather their logits first: the loss is that of the whole batch, as one
         process would have it, also where it is no mean over patches.
         """
-        pixels, classes, weights = batch
-        parts = [self.wrapped(as_stored(pixels)), classes, weights]
+        pixels, target, weights = batch
+        parts = [*outputs_of(self.wrapped(as_stored(pixels))), target, weights]
         if self.fabric.world_size > 1:
             parts = [gathered(self.fabric, part) for part in parts]
-        loss = LOSSES[self.settings.loss](*parts)
+        *outputs, target, weights = parts
+        loss = deeply_supervised(self.loss, outputs, target, weights, self.coarser)
         self.optimiser.zero_grad()
         self.fabric.backward(loss)
         return loss.item()

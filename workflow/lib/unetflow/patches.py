@@ -19,7 +19,7 @@ from unetflow.elastic import Deformation, draw
 from unetflow.geometry import Geometry
 from unetflow.progress import log, track
 from unetflow.resampling import resample
-from unetflow.settings import PatchesSettings, WeightsSettings
+from unetflow.settings.training import PatchesSettings, WeightsSettings
 from unetflow.store import (
     NOT_ANNOTATED,
     Image,
@@ -60,10 +60,82 @@ class Source:
         """Classes and instances of the image, before any line divided them."""
         return labels_of(self.image, len(self.geometry))
 
+    @cached_property
+    def class_counts_of_planes(self) -> NDArray[np.int64]:
+        """Pixels (planes, classes) of each class of the target, those not annotated left out."""
+        planes = np.ndindex(self.target.shape[:-2])
+        counts = [np.bincount(self.target[plane].ravel(), minlength=256) for plane in planes]
+        return np.array(counts)[:, :NOT_ANNOTATED]
+
+    def balanced_place(self, share: float, seed: list[int]) -> tuple[int, ...] | None:
+        """Pixel of a class drawn evenly among those of the target; None for all but a share.
+
+        Drawn from a generator of its own, so that deformations do not depend on it.
+        """
+        generator = np.random.default_rng([*seed, 1])
+        if generator.random() >= share:
+            return None
+        counts = self.class_counts_of_planes
+        if not counts.any():
+            return None  # no pixel is annotated
+        chosen = generator.choice(np.flatnonzero(counts.sum(axis=0)))
+        until = np.cumsum(counts[:, chosen])
+        rank = int(generator.integers(until[-1]))
+        number = int(np.searchsorted(until, rank, side="right"))
+        plane = np.unravel_index(number, self.target.shape[:-2]) if self.target.ndim > 2 else ()
+        pixels = np.flatnonzero(self.target[tuple(map(int, plane))] == chosen)
+        pixel = pixels[rank - (until[number - 1] if number else 0)]
+        within = np.unravel_index(pixel, self.target.shape[-2:])
+        return tuple(int(index) for index in (*plane, *within))
+
     @property
     def frame(self) -> list[int]:
         """Frame of a patch that the network does not predict, per axis."""
         return [axis.frame for axis in self.geometry]
+
+    def truth_arrays(
+        self, core: tuple[int, ...]
+    ) -> list[tuple[str, str, tuple[int, ...], np.dtype[Any]]]:
+        """Name, axes, extents of one patch, and type, of each array of the truth of a cache."""
+        spatial = "n" + "zyx"[-len(core) :]
+        return [
+            ("classes", spatial, core, np.dtype(np.uint8)),
+            ("weights", spatial, core, np.dtype(np.float32)),
+        ]
+
+    def truth(
+        self, deformation: Deformation, settings: PatchesSettings, plane: tuple[int, ...]
+    ) -> dict[str, NDArray[Any]]:
+        """Return the truth of a deformed patch by the names of these arrays, see `Patch`."""
+        if settings.weights == "recomputed":
+            classes, weights = weighted_again(self, deformation, plane)
+        else:
+            core = deformation.without(self.frame)
+            classes = resample(self.target, core, "nearest", plane)
+            weights = resample(self.weights, core, "linear", plane)
+        return {"classes": classes, "weights": weights}
+
+
+class ValueSource(Source):
+    """An image whose target are true values (channel, *spatial): they deform as its pixels do."""
+
+    def truth_arrays(
+        self, core: tuple[int, ...]
+    ) -> list[tuple[str, str, tuple[int, ...], np.dtype[Any]]]:
+        """Name, axes, extents and type of the values."""
+        extents = (self.target.shape[0], *core)
+        return [("target", "nc" + "zyx"[-len(core) :], extents, np.dtype(np.float32))]
+
+    def truth(
+        self, deformation: Deformation, settings: PatchesSettings, plane: tuple[int, ...]
+    ) -> dict[str, NDArray[Any]]:
+        """Return the values of a deformed patch, interpolated as its pixels are."""
+        core = deformation.without(self.frame)
+        channels = [
+            resample(self.target, core, settings.interpolation, (channel, *plane))
+            for channel in range(self.target.shape[0])
+        ]
+        return {"target": np.stack(channels).astype(np.float32)}
 
 
 @dataclass(frozen=True)
@@ -74,11 +146,11 @@ class Patch:
     ----------
     pixels : (channels, *tile), dtype of the image
         Integers are rounded and clipped to their range.
-    classes : uint8 (*output extents)
-        Nearest neighbour: no new values.
-    weights : float32 (*output extents)
-        By linear interpolation, which blends with the 0 of pixels that are not annotated over one
-        pixel; or computed again.
+    truth : dict
+        `classes`, uint8 (*output extents), by the nearest neighbour: no new values. `weights`,
+        float32 (*output extents), by linear interpolation, which blends with the 0 of pixels that
+        are not annotated over one pixel; or computed again. Of a regression instead of both
+        `target`, float32 (channels, *output extents), by that of the pixels.
     seed : list of int
     centre : tuple of int
         Image coordinate that the patch's centre shows, with the plane first.
@@ -86,11 +158,20 @@ class Patch:
     """
 
     pixels: NDArray[Any]
-    classes: NDArray[np.uint8]
-    weights: NDArray[np.float32]
+    truth: dict[str, NDArray[Any]]
     seed: list[int]
     centre: tuple[int, ...]
     deformation: Deformation
+
+    @property
+    def classes(self) -> NDArray[np.uint8]:
+        """Classes of a segmentation."""
+        return self.truth["classes"]
+
+    @property
+    def weights(self) -> NDArray[np.float32]:
+        """Their weights."""
+        return self.truth["weights"]
 
 
 def patch_seed(seed: int, image: str, number: int) -> list[int]:
@@ -99,22 +180,35 @@ def patch_seed(seed: int, image: str, number: int) -> list[int]:
 
 
 def drawn(
-    shape: Sequence[int], dimensions: int, settings: PatchesSettings, seed: list[int]
+    shape: Sequence[int],
+    dimensions: int,
+    settings: PatchesSettings,
+    seed: list[int],
+    at: Sequence[int] | None = None,
 ) -> tuple[tuple[int, ...], tuple[int, ...], Deformation]:
-    """Plane, centre and deformation that a seed stands for, in an image of these extents."""
+    """Plane, centre and deformation that a seed stands for, in an image of these extents.
+
+    Parameters
+    ----------
+    at : sequence of int, optional
+        Plane and centre, where they are not drawn uniformly.
+    """
     generator = np.random.default_rng(seed)
-    plane = tuple(int(generator.integers(extent)) for extent in shape[:-dimensions])
-    centre = tuple(int(generator.integers(extent)) for extent in shape[-dimensions:])
+    place = tuple(int(generator.integers(extent)) for extent in shape)
+    place = place if at is None else tuple(at)
+    plane, centre = place[:-dimensions], place[-dimensions:]
     return plane, centre, draw(settings.tile_of(dimensions), centre, settings, generator)
 
 
 def cut_patch(source: Source, settings: PatchesSettings, seed: list[int]) -> Patch:
     """Cut the patch that a seed stands for.
 
-    The centre is drawn uniformly over the image. A 2D network's patch comes from one plane.
+    The centre is drawn uniformly over the image, or balanced by class, see `settings.balanced`. A
+    2D network's patch comes from one plane.
     """
-    image = source.image
-    plane, centre, deformation = drawn(image.spatial_shape, len(source.geometry), settings, seed)
+    image, dimensions = source.image, len(source.geometry)
+    at = source.balanced_place(settings.balanced, seed)
+    plane, centre, deformation = drawn(image.spatial_shape, dimensions, settings, seed, at)
     channels = (
         [(channel,) for channel in range(image.array.shape[0])] if "c" in image.axes else [()]
     )
@@ -124,15 +218,8 @@ def cut_patch(source: Source, settings: PatchesSettings, seed: list[int]) -> Pat
             for channel in channels
         ]
     )
-    if settings.weights == "deformed":
-        core = deformation.without(source.frame)
-        classes = resample(source.target, core, "nearest", plane)
-        weights = resample(source.weights, core, "linear", plane)
-    else:
-        classes, weights = weighted_again(source, deformation, plane)
-    return Patch(
-        in_range(pixels, image.array.dtype), classes, weights, seed, (*plane, *centre), deformation
-    )
+    truth = source.truth(deformation, settings, plane)
+    return Patch(in_range(pixels, image.array.dtype), truth, seed, (*plane, *centre), deformation)
 
 
 def in_range(values: NDArray[np.floating], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -163,7 +250,12 @@ def weighted_again(
     core = tuple(
         slice(edge, extent - edge) for edge, extent in zip(source.frame, classes.shape, strict=True)
     )
-    return target[core], weights[core]
+    target, weights = target[core], weights[core]
+    # Of planes that do not count the labels are known, but the target has left them out.
+    known = resample(source.target, deformation.without(source.frame), "nearest", plane)
+    skipped = known == NOT_ANNOTATED
+    target[skipped], weights[skipped] = NOT_ANNOTATED, 0
+    return target, weights
 
 
 def open_source(
@@ -173,11 +265,14 @@ def open_source(
     class_counts: Sequence[int],
     weight_settings: WeightsSettings,
 ) -> Source:
-    """Open an image and what the stage weights wrote for it."""
+    """Open an image and what the stage weights wrote for it; one of true values has its target."""
+    image = open_image(image_path)
+    values = image.target()
+    if values is not None:
+        return ValueSource(image, values.array, None, geometry, class_counts, weight_settings)
     target, weights = (
         zarr.open_array(weights_path / name, mode="r") for name in ("target", "weights")
     )
-    image = open_image(image_path)
     return Source(image, target, weights, geometry, class_counts, weight_settings)
 
 
@@ -190,17 +285,16 @@ def arrays_of(
     spatial, channels = "zyx"[-len(tile) :], image.array.shape[0] if "c" in image.axes else 1
     return [
         ("image", "nc" + spatial, (channels, *tile), image.array.dtype),
-        ("classes", "n" + spatial, core, np.dtype(np.uint8)),
-        ("weights", "n" + spatial, core, np.dtype(np.float32)),
+        *source.truth_arrays(core),
     ]
 
 
 def cut_patches(source: Source, output: Path, settings: PatchesSettings) -> None:
-    """Write the patches of one image as a Zarr group of `image`, `classes` and `weights`.
+    """Write the patches of one image as a Zarr group of `image` and of their truth, see `Patch`.
 
     The group's attributes hold each patch's seed and centre, so that any can be made again, and
-    how many pixels of each class they show. A table beside it, of the same name, tells people, with
-    the share of each patch that folds.
+    how many pixels of each class they show, if any. A table beside it, of the same name, tells
+    people, with the share of each patch that folds.
     """
     count, arrays = settings.per_image, arrays_of(source, settings)
     need = count * sum(math.prod(extents) * dtype.itemsize for _, _, extents, dtype in arrays)
@@ -226,10 +320,11 @@ def cut_patches(source: Source, output: Path, settings: PatchesSettings) -> None
             for number, seed in enumerate(seeds, start):
                 patch = cut_patch(source, settings, seed)
                 rows.append(described(number, source, patch))
-                class_counts += np.bincount(patch.classes.ravel(), minlength=len(class_counts))
-                made: list[NDArray[Any]] = [patch.pixels, patch.classes, patch.weights]
-                for part, of_patch in zip(parts, made, strict=True):
-                    part.append(of_patch)
+                if "classes" in patch.truth:
+                    class_counts += np.bincount(patch.classes.ravel(), minlength=len(class_counts))
+                made = {"image": patch.pixels, **patch.truth}
+                for part, (name, *_) in zip(parts, arrays, strict=True):
+                    part.append(made[name])
             for array, part in zip(stored, parts, strict=True):
                 array[start : start + len(seeds)] = np.stack(part)
         group.attrs.update(

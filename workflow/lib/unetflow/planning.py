@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ import pandas as pd
 from unetflow import axes as axis_rules
 from unetflow.geometry import reach
 from unetflow.orientations import Region, bounds
+from unetflow.packages import suited
 from unetflow.predicted import stored_dtype
-from unetflow.settings import ExperimentSettings
+from unetflow.settings.experiment import ExperimentSettings
 from unetflow.states import data_of, known_by
-from unetflow.store import Image, full_shards, read_json, write_json
+from unetflow.store import Image, full_shards, read_json, remove, write_json
 from unetflow.tile_plan import TilePlan, choose_tile, plan_of, trace
-from unetflow.volumes import choice_of, open_volume
+from unetflow.volumes import choice_of, open_volume, parse_region
 from unetflow.voxels import Resampled, resampled
 
 # Settings of prediction that say how an archive is dealt with, not what of it is predicted.
@@ -43,20 +44,24 @@ def plan_archive(
     experiments: Mapping[str, ExperimentSettings],
     output: Path,
     key: str,
+    models: Mapping[str, Path] = {},
 ) -> None:
     """Write an archive's `plan.json`.
 
     Parameters
     ----------
     volumes : mapping of volume to its row, whose `path` is a file, folder or URL
-    experiments : mapping of the experiments that the rows name
+    experiments : mapping of the experiments that the rows name, "" where they name a model alone
     key : str
         Says what the plan was made from.
+    models : mapping of the models that the rows name to their `model.json`, see `packages.adopt`
     """
     planned = {}
     for volume, row in volumes.items():
         try:
             experiment = experiments[row["experiment"]]
+            if "model" in row:
+                experiment = suited(experiment, read_json(models[row["model"]]))
             image = open_volume(row["path"], **choice_of(row))
             image = resampled(image, experiment.predict.voxel_size_um)
             planned[volume] = plan_volume(image, row, experiment)
@@ -69,11 +74,29 @@ def plan_archive(
                 "blocks": {},
             }
     made = output.with_name("packs.json")  # outlives the plan
-    together = packs(planned, experiments, read_json(made) if made.is_file() else {})
+    before = read_json(made) if made.is_file() else {}
+    together = packs(planned, experiments, before)
+    minutes: Counter[str] = Counter()
     for volume, first in together.items():
         planned[volume]["pack"] = first
+        minutes[first] += planned[volume]["minutes"] + OPENING_MINUTES
+    for first, work in minutes.items():
+        threads = experiments[planned[first]["experiment"]].predict.threads
+        planned[first]["pack_runtime"] = wall_minutes(work / threads)
+    for volume in [name for name in planned if (name in before) != (name in together)]:
+        remove_receipts(output.parent / volume)
     write_json(made, together)
     write_json(output, {"key": key, "volumes": planned})
+
+
+def remove_receipts(folder: Path) -> None:
+    """Remove what says that a volume is done, whose jobs are others now.
+
+    Else what those of before have made, maybe with other settings, would be taken for theirs.
+    """
+    receipts = [folder / name for name in ("prediction.json", "summary.json", "metrics.tsv")]
+    for receipt in [*folder.glob("prediction_blocks/*.json"), *receipts]:
+        remove(receipt)
 
 
 def packs(
@@ -83,34 +106,47 @@ def packs(
 ) -> dict[str, str]:
     """Small volumes, each with the first of those that share a job with it.
 
-    They are taken in the order of the sheet, up to the work of a job. Packs that were made before
-    stay as they are: what is appended to a sheet is put into others.
+    They are taken in the order of the sheet, up to the work of a job to predict and to segment
+    them. Packs that were made before stay as they are, as far as a job may still hold them: what is
+    appended to a sheet is put into others.
 
     Parameters
     ----------
     before : mapping
         The same of an earlier plan.
     """
-    small = {
-        volume: plan["minutes"] + OPENING_MINUTES
-        for volume, plan in planned.items()
-        if len(plan["blocks"]) == 1
-        and plan["minutes"] + OPENING_MINUTES
-        <= experiments[plan["experiment"]].predict.block_minutes / 2
-    }
+    small = {}
+    for volume, plan in planned.items():
+        share = share_of_job(plan, experiments[plan["experiment"]])
+        if len(plan["blocks"]) == 1 and share <= 1 / 2:
+            small[volume] = share
     found: dict[str, str] = {}
-    open_packs: dict[str, tuple[str, float]] = {}
-    for volume, minutes in small.items():
-        name, first = planned[volume]["experiment"], before.get(volume, "")
-        if first in small and planned[first]["experiment"] == name:
-            found[volume] = first
-            continue
-        first, used = open_packs.get(name, (volume, 0.0))
-        if used + minutes > experiments[name].predict.block_minutes:
-            first, used = volume, 0.0
+    used = dict.fromkeys(small, 0.0)
+    newest: dict[tuple[str, str], str] = {}
+    for volume in sorted(small, key=lambda name: before.get(name) != name):  # the first of each
+        share = small[volume]
+        network, first = network_of(planned[volume]), before.get(volume, "")
+        alike = first in small and network_of(planned[first]) == network
+        if not (alike and used[first] + share <= 1):
+            first = newest.get(network, volume)
+            if used[first] + share > 1:
+                first = volume
+            newest[network] = first
         found[volume] = first
-        open_packs[name] = first, used + minutes
+        used[first] += share
     return found
+
+
+def share_of_job(plan: Mapping[str, Any], experiment: ExperimentSettings) -> float:
+    """Part of the work that one job may have which a volume takes, to predict or to segment it."""
+    to_predict = (plan.get("minutes", 0) + OPENING_MINUTES) / experiment.predict.block_minutes
+    to_segment = plan.get("voxels", 0) / experiment.segment.job_megavoxels / 1e6
+    return float(max(to_predict, to_segment))
+
+
+def network_of(plan: Mapping[str, Any]) -> tuple[str, str]:
+    """What a volume is predicted with: experiment and model that its row names."""
+    return plan["experiment"], plan.get("model", "")
 
 
 def described(plan: Path) -> str:
@@ -154,7 +190,7 @@ def plan_volume(
     if len(image.spatial_shape) < dimensions:
         raise ValueError(
             f"{image.path}: a {dimensions}D network needs {dimensions} spatial axes: the volume "
-            f"has {len(image.spatial_shape)}; use another experiment"
+            f"has {len(image.spatial_shape)}; use another experiment or model"
         )
     within, mask = parse_region(row.get("region", ""), image), row.get("mask", "")
     if isinstance(image.array, Resampled) and (mask or within):
@@ -177,6 +213,10 @@ def plan_volume(
         for index, region in block_grid(image, experiment, rate).items()
         if within is None or meet(region, within)
     }
+    # Each may take as long as the largest, so that all ask for the same and can be a job array.
+    longest = max((block["runtime"] for block in blocks.values()), default=0)
+    for block in blocks.values():
+        block["runtime"] = longest
     shards = sum(math.prod(block["shards"]) for block in blocks.values())
     voxels = sum(block["voxels"] for block in blocks.values())
     return {
@@ -187,6 +227,8 @@ def plan_volume(
         "shape": list(image.array.shape),
         "voxels": math.prod(image.spatial_shape),
         "known_by": known_by(image),
+        "network": experiment.model.network,
+        "own_intensity": experiment.intensity.source == "image",
         "tile": list(tile.tile),
         "waste": round(tile.waste, 3),
         "files": shards * channels_of(experiment),
@@ -271,32 +313,6 @@ def block_grid(
     }
 
 
-def parse_region(text: str, image: Image) -> Region | None:
-    """Region of a volume that a sheet's cell names, such as `0:20, 100:900, :`; None for all.
-
-    Raises
-    ------
-    ValueError
-        If it is no such region, or not within the volume.
-    """
-    if not text:
-        return None
-    shape, region = image.spatial_shape, []
-    parts = [part.strip() for part in text.split(",")]
-    for part, extent in zip(parts, shape, strict=False):
-        found = re.fullmatch(r"(\d*):(\d*)", part)
-        start, stop = (int(found[1] or 0), int(found[2] or extent)) if found else (0, 0)
-        region.append(slice(start, stop))
-        if not 0 <= start < stop <= extent:
-            parts = []
-    if len(parts) != len(shape):
-        raise ValueError(
-            f"{image.path}: region must be start:stop along each of {', '.join(map(str, shape))} "
-            f"voxels: got {text!r}; correct it in the sheet"
-        )
-    return tuple(region)
-
-
 def meet(one: Region, other: Region) -> bool:
     """Whether two regions have voxels in common."""
     return all(max(a.start, b.start) < min(a.stop, b.stop) for a, b in zip(one, other, strict=True))
@@ -352,8 +368,13 @@ def plan_block(
         "shards": [-(-extent // shard) for extent, shard in zip(extents, shards[1:], strict=True)],
         "mem_mb": math.ceil((BASE_BYTES + job_bytes(image, tile, experiment)) / 1e6),
         "disk_mb": math.ceil(disk / 1e6),
-        "runtime": math.ceil(10 + HOURS_LEFT * voxels / rate / settings.threads),
+        "runtime": wall_minutes(voxels / rate / settings.threads),
     }
+
+
+def wall_minutes(estimated: float) -> int:
+    """Minutes after which a cluster ends a job, with ten to start and to load libraries."""
+    return math.ceil(10 + HOURS_LEFT * estimated)
 
 
 def phase(image: Image, experiment: ExperimentSettings) -> list[int]:

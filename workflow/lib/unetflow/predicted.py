@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from unetflow.settings import PredictSettings
+from unetflow.settings.prediction import PredictSettings
 from unetflow.store import Image, open_image
+
+COLOURS = ("56B4E9", "E69F00", "009E73", "F0E442", "0072B2", "D55E00", "CC79A7")
+"""Of channels in viewers; told apart by the colour-blind (Okabe and Ito 2008)."""
 
 
 def channels(class_names: Sequence[str], settings: PredictSettings) -> list[str]:
@@ -24,7 +28,7 @@ def channels(class_names: Sequence[str], settings: PredictSettings) -> list[str]
     """
     if settings.output == "classes":
         return ["class"]
-    if settings.output == "logits":
+    if settings.output in ("logits", "values"):
         return [*class_names]
     chosen = class_names[1:] if settings.channels is None else settings.channels
     unknown = sorted(set(chosen) - set(class_names))
@@ -48,8 +52,25 @@ def metadata(class_names: Sequence[str], settings: PredictSettings) -> dict[str,
     """
     names = channels(class_names, settings)
     about = {"output": settings.output, "classes": [*class_names], "channels": names}
-    shown = {"channels": [{"label": name} for name in names]}
-    return {"extra": {"omero": shown}, "attributes": {"unetflow": about}}
+    if settings.output == "values":  # of any range, which viewers find out
+        return {"attributes": {"unetflow": {"output": settings.output, "channels": names}}}
+    least, most = shown_range(len(class_names), settings)
+    window = {"min": least, "start": least, "end": most, "max": most}
+    colours = COLOURS if len(names) > 1 else ("FFFFFF",)
+    shown = [
+        {"label": name, "color": colour, "window": window, "active": True}
+        for name, colour in zip(names, cycle(colours), strict=False)
+    ]
+    return {"extra": {"omero": {"channels": shown}}, "attributes": {"unetflow": about}}
+
+
+def shown_range(n_classes: int, settings: PredictSettings) -> tuple[float, float]:
+    """Values that viewers show as black and as white."""
+    if settings.output == "classes":
+        return 0, n_classes - 1
+    if settings.output == "logits":
+        return -10, 10  # a probability of 5e-5 to 1 - 5e-5 between two classes
+    return 0, 255 if settings.dtype == "uint8" else 1
 
 
 def encode(
@@ -58,10 +79,10 @@ def encode(
     names: Sequence[str],
     settings: PredictSettings,
 ) -> NDArray[Any]:
-    """Return what is stored (channels, ...) of probabilities, or logits, (classes, ...)."""
+    """Return what is stored (channels, ...) of probabilities, logits or values (outputs, ...)."""
     if settings.output == "classes":
         return np.asarray(predicted.argmax(axis=0)[np.newaxis], np.uint8)
-    if settings.output == "logits":
+    if settings.output in ("logits", "values"):
         return np.asarray(predicted, settings.dtype)
     chosen = predicted[[class_names.index(name) for name in names]]
     if settings.dtype == "uint8":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 from unetflow import axes as axis_rules
 from unetflow import predicted
 from unetflow.inference import Model, array_reader, probabilities
-from unetflow.networks import parse_network
 from unetflow.progress import log, track
 from unetflow.regions import Job, normalisation_of, predict_regions
+from unetflow.regression import output_names, regression_of
 from unetflow.rotations import mean_over_rotations
-from unetflow.settings import PredictSettings
+from unetflow.settings.networks import parse_network
+from unetflow.settings.prediction import PredictSettings
 from unetflow.store import Image, create_image, open_image, replacing, shard_regions
 from unetflow.tile_plan import choose_tile
 
@@ -78,17 +80,30 @@ def predict_rotated(job: Job, array: zarr.Array[Any]) -> None:
 
 def predict_images(
     model: Model, images: Sequence[Path], output: Path, settings: PredictSettings
-) -> None:
-    """Write the probabilities of several OME-Zarr images into one folder, complete or absent."""
+) -> dict[str, float]:
+    """Write the probabilities of several OME-Zarr images into one folder, complete or absent.
+
+    Of a regression, its values.
+
+    Returns
+    -------
+    dict
+        `predict_seconds`, from reading to writing, and `pixels`, each counted once for every
+        orientation or rotation of which the mean is.
+    """
     log(f"device {model.device}, {model.backend}, {settings.threads} threads")
     # Scores need the probabilities of all classes.
-    settings = settings.model_copy(update={"output": "probabilities", "channels": None})
+    output_kind = "probabilities" if regression_of(model.facts) is None else "values"
+    settings = settings.model_copy(update={"output": output_kind, "channels": None})
+    began, pixels = time.monotonic(), 0
     with replacing(output) as partial:
         partial.mkdir()
         for path in track(images, "predicting images", len(images)):
             image = open_image(path)
             tile = tile_of(model, image, settings)
             predict_image(model, image, partial / path.name, tile, settings)
+            pixels += math.prod(image.spatial_shape) * settings.orientations * settings.rotations
+    return {"predict_seconds": time.monotonic() - began, "pixels": pixels}
 
 
 def tile_of(model: Model, image: Image, settings: PredictSettings) -> Sequence[int]:
@@ -96,7 +111,7 @@ def tile_of(model: Model, image: Image, settings: PredictSettings) -> Sequence[i
     if settings.tile != "auto":
         return list(model.facts["tile"])
     network = parse_network(model.facts["network"])
-    classes, device = len(model.facts["class_names"]), model.device.type
+    classes, device = len(output_names(model.facts)), model.device.type
     plan = choose_tile(
         network,
         model.facts["channels"],

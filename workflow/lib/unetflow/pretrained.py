@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from unetflow.inference import sha256
-from unetflow.networks import VggSettings
 from unetflow.progress import log
+from unetflow.settings.networks import VggSettings
 
 SHARED = ("features.", "classifier.")
 """Names of layers in torchvision's file and in the networks, where they have them."""

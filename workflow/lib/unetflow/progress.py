@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import socket
+import re
 import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
 
+from unetflow.provenance import Run
+
 logger = logging.getLogger("unetflow")
 SECONDS_BETWEEN_LINES = 5.0
+RECORD = "record "
+"""How the line begins that tells where a step ran, with what, and at what cost."""
+TAIL = 20_000
+"""Bytes at the end of a log in which a traceback is looked for."""
 Item = TypeVar("Item")
 
 
 @contextmanager
 def log_to(path: str) -> Iterator[None]:
     """Send log lines and tracebacks to a file; on an error print one line and exit with 1.
+
+    The last line is `record` and what `provenance.Run` tells, in JSON: a file more for each of the
+    many small jobs of an archive would be half of its results.
 
     Parameters
     ----------
@@ -35,12 +44,10 @@ def log_to(path: str) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    started = time.monotonic()
+    run = Run()
     try:
         yield
-        cpu = sum(os.times()[:4])  # of this process and those that it has waited for
-        took = f"took {time.monotonic() - started:.1f} s, with {cpu:.1f} s of CPU since its start"
-        logger.info(f"{took}, on {socket.gethostname()} with unetflow {version('unetflow')}")
+        logger.info("%s%s", RECORD, json.dumps(run.facts(), ensure_ascii=False))
     except Exception as error:
         logger.error(traceback.format_exc())
         print(f"error: {one_line(error)} (traceback in {path})", file=sys.stderr)
@@ -48,6 +55,27 @@ def log_to(path: str) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         handler.close()
+
+
+def ending(path: Path) -> tuple[str, str]:
+    """How the step that wrote a log has ended, and its error where it failed.
+
+    Returns
+    -------
+    state : str
+        "done", "failed", or "" where the log says neither: the step runs, was killed, or has none.
+    """
+    try:
+        with path.open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(log.tell() - TAIL, 0))
+            text = log.read().decode("utf-8", errors="replace").strip()
+    except OSError:
+        return "", ""
+    last = text.rpartition("\n")[2]
+    if re.match(rf"\d\d:\d\d:\d\d {RECORD}", last):
+        return "done", ""
+    return ("failed", last) if "Traceback (most recent call last)" in text else ("", "")
 
 
 def one_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from unetflow.settings import Settings
+from unetflow.settings.fields import Settings
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 

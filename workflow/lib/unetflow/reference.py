@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from unetflow.reading import nested_models
-from unetflow.settings import DatasetSettings, ExperimentSettings, RunSettings
+from unetflow.settings.datasets import DatasetSettings
+from unetflow.settings.experiment import ExperimentSettings, RunSettings
 
 ROOT = Path(__file__).parents[3]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -32,7 +33,7 @@ A row per volume, columns separated by tabs.
 | column | meaning |
 | --- | --- |
 | `volume` | its name: letters, digits, - and _ |
-| `path` | an OME-Zarr image (0.5), a TIFF file, or `dataset:NAME/IMAGE` |
+| `path` | a file, a Zarr folder or a URL; `dataset:NAME/IMAGE`; or a pattern such as `data/*.tif` |
 | `experiment` | whose final network segments it |
 | `truth` | optional: what to score it against, OME-Zarr with labels or a label image |
 """
@@ -57,7 +58,7 @@ def reference() -> str:
     lines = [
         "# Settings",
         "",
-        "Generated from `workflow/lib/unetflow/settings.py` by `make reference`. "
+        "Generated from `workflow/lib/unetflow/settings/` by `make reference`. "
         "Unknown keys are errors.",
     ]
     for name, model in MODELS.items():

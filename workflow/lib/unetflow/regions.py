@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,20 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from unetflow import predicted
-from unetflow.geometry import reach
-from unetflow.inference import Model, load, probabilities
-from unetflow.intensity import Histogram, Normalisation, histogram, normalisation
+from unetflow.geometry import reach, smaller_tile
+from unetflow.inference import Model, load, out_of_memory, probabilities
+from unetflow.intensity import (
+    Histogram,
+    Normalisation,
+    histogram,
+    normalisation,
+    stored_normalisation,
+)
 from unetflow.orientations import Region
-from unetflow.progress import Bar
-from unetflow.settings import IntensitySettings, PredictSettings
+from unetflow.progress import Bar, log, one_line
+from unetflow.regression import output_names
+from unetflow.settings.prediction import PredictSettings
+from unetflow.settings.training import IntensitySettings
 from unetflow.states import require_chunks
 from unetflow.store import Image, read_json
 from unetflow.volumes import open_volume
@@ -57,12 +65,24 @@ def normalisation_of(
             f"{channels}; choose channels or another model"
         )
     if facts["source"] == "training":
-        return Normalisation(tuple(facts["offset"]), tuple(facts["scale"]))
-    settings = IntensitySettings(**{name: facts[name] for name in IntensitySettings.model_fields})
+        return stored_normalisation(facts)
     if own is not None:
-        return normalisation([Histogram(**channel) for channel in own], settings)
-    pixels = image.region(tuple(slice(0, extent) for extent in image.spatial_shape))
-    return normalisation([histogram(channel, image.name) for channel in pixels], settings)
+        histograms = [Histogram(**channel) for channel in own]
+    else:
+        pixels = image.region(tuple(slice(0, extent) for extent in image.spatial_shape))
+        histograms = [histogram(channel, image.name) for channel in pixels]
+    return own_normalisation(facts, histograms)
+
+
+def own_normalisation(facts: Mapping[str, Any], own: Sequence[Histogram]) -> Normalisation:
+    """Normalisation by an image's own histograms, as the `intensity` of a model says."""
+    settings = IntensitySettings.model_validate(
+        {name: facts[name] for name in IntensitySettings.model_fields if name in facts}
+    )
+    found = normalisation(own, settings)
+    # A package of another program adds it, so as not to divide by zero.
+    scale = tuple(scale + facts.get("epsilon", 0.0) for scale in found.scale)
+    return Normalisation(found.offset, scale, found.clip)
 
 
 @dataclass(frozen=True)
@@ -79,12 +99,15 @@ class Read:
         What is predicted.
     inside : bool array, or None
         Which voxels of it.
+    tile : tuple of int
+        That it was read for.
     """
 
     pixels: NDArray[np.float32]
     part: Region
     region: Region
     inside: NDArray[np.bool_] | None
+    tile: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -112,8 +135,8 @@ class Job:
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the network's classes, background first."""
-        return list(self.model.facts["class_names"])
+        """Names of the network's classes, background first, or of the channels of its values."""
+        return output_names(self.model.facts)
 
     @property
     def channels(self) -> list[str]:
@@ -168,7 +191,7 @@ class Job:
             raise ValueError(
                 f"{image.path}: grey values must be finite: got NaN or infinite; repair it"
             )
-        return Read(self.normalise.apply(pixels), part, region, inside)
+        return Read(self.normalise.apply(pixels), part, region, inside, self.tile)
 
     def predict(self, given: Read | None, region: Region) -> NDArray[np.generic]:
         """Return what is stored (channels, *region), 0 where nothing is wanted."""
@@ -213,6 +236,54 @@ class Job:
             np.asarray if self.settings.output == "logits" else None,
         )
         return predicted.encode(found, self.class_names, self.channels, self.settings)
+
+
+def with_smaller_tiles(job: Job, times: int = 1) -> Job:
+    """Return a job that takes less memory, as far as there are smaller tiles."""
+    tile = job.tile
+    for _ in range(times):
+        tile = smaller_tile(tile, job.model.geometry) or tile
+    return replace(job, tile=tile)
+
+
+def predict_in_memory(
+    job: Job, given: Read | None, region: Region
+) -> tuple[Job, NDArray[np.generic]]:
+    """Predict a region; where its tiles do not fit the memory, with smaller ones.
+
+    Tiles of any size say the same, but for the rounding of the convolution library.
+
+    Returns
+    -------
+    Job
+        With the tile that fitted.
+    array (channels, *region)
+        See `Job.predict`.
+
+    Raises
+    ------
+    MemoryError
+        If the smallest tile does not fit.
+    """
+    while True:
+        if given is not None and given.tile != job.tile:
+            given = job.read(region)
+        try:
+            return job, job.predict(given, region)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            reason = one_line(error)
+        # Here the error is gone, and with it what the pass has held.
+        if job.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        large, job = job, with_smaller_tiles(job)
+        if job.tile == large.tile:
+            raise MemoryError(
+                f"{job.image.path}: a tile must fit the memory: the smallest, {job.tile}, does "
+                f"not; use a larger machine ({reason})"
+            )
+        log(f"tile {large.tile} does not fit the memory, going on with {job.tile}: {reason}")
 
 
 loaded = lru_cache(maxsize=1)(load)
@@ -279,7 +350,8 @@ def predict_regions(
 ) -> float:
     """Write predicted regions, whole shards, into an array of axes c and the image's spatial ones.
 
-    While a region is computed the next is read and the last one written. Memory holds two regions'
+    Where a tile does not fit the memory, those after it are smaller, see `predict_in_memory`. While
+    a region is computed the next is read and the last one written. Memory holds two regions'
     pixels and two predictions, however many regions there are: a region is read once the last but
     one is written.
 
@@ -301,8 +373,9 @@ def predict_regions(
         return job.read(region)
 
     def compute(region: Region, given: Read | None, _: Any) -> NDArray[np.generic]:
+        nonlocal job
         start = time.monotonic()
-        found = job.predict(given, region)
+        job, found = predict_in_memory(job, given, region)
         busy.append((start, time.monotonic()))
         return found
 

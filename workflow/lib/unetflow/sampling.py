@@ -16,14 +16,16 @@ from torch import Tensor
 
 from unetflow.augmentation import changed_grey, oriented
 from unetflow.intensity import Normalisation
-from unetflow.settings import TrainSettings
+from unetflow.regression import Regression
+from unetflow.settings.training import TrainSettings
 from unetflow.store import NOT_ANNOTATED
 
 READERS = 4
 BATCHES_AHEAD = 2 * READERS
 
 Batch = tuple[Tensor, Tensor, Tensor]
-"""Pixels float32 (N, C, ...), classes int64 (N, ...) and weights float32 (N, ...)."""
+"""Pixels float32 (N, C, ...), classes int64 (N, ...) and weights float32 (N, ...); of a regression
+normalised values float32 (N, channels, ...) instead of classes, and weights of 1."""
 
 
 class Patches:
@@ -36,6 +38,8 @@ class Patches:
     rank, ranks : int
         Of several processes that divide each batch, this one takes a part, and the whole is what
         one process would have taken.
+    regression : Regression, optional
+        Whose true values the caches then hold instead of classes and weights.
     """
 
     def __init__(
@@ -46,16 +50,16 @@ class Patches:
         device: torch.device = torch.device("cpu"),  # noqa: B008  (a value, never changed)
         rank: int = 0,
         ranks: int = 1,
+        regression: Regression | None = None,
     ) -> None:
-        self.normalise = [normalise[name] for name in paths]
+        self.normalise, self.regression = [normalise[name] for name in paths], regression
+        parts = ("classes", "weights") if regression is None else ("target",)
         self.arrays: list[tuple[zarr.Array[Any], ...]] = [
-            tuple(
-                zarr.open_array(path / part, mode="r") for part in ("image", "classes", "weights")
-            )
+            tuple(zarr.open_array(path / part, mode="r") for part in ("image", *parts))
             for path in paths.values()
         ]
         self.names, self.paths = list(paths), list(paths.values())
-        counts = [pixels.shape[0] for pixels, _, _ in self.arrays]
+        counts = [pixels.shape[0] for pixels, *_ in self.arrays]
         self.items = [(i, k) for i, count in enumerate(counts) for k in range(count)]
         self.seed, self.device, self.rank, self.ranks = seed, device, rank, ranks
 
@@ -83,9 +87,9 @@ class Patches:
         first = step * settings.batch + self.rank * share
         numbers = range(first, first + share)
         places = [self.position(number) for number in numbers]
-        raw, classes, weights = (
+        raw, *truth = (
             self.moved(np.stack([self.arrays[image][part][index] for image, index in places]))
-            for part in range(3)
+            for part in range(len(self.arrays[0]))
         )
         offset, scale = (
             self.moved(np.array([getattr(self.normalise[image], name) for image, _ in places]))
@@ -94,11 +98,26 @@ class Patches:
             for name in ("offset", "scale")
         )
         generators = [np.random.default_rng([self.seed, 3, number]) for number in numbers]
-        pixels = changed_grey((raw.float() - offset) / scale, settings, generators)
-        unknown = classes == NOT_ANNOTATED
-        parts = pixels, classes.masked_fill(unknown, 0), weights.masked_fill(unknown, 0)
-        pixels, classes, weights = oriented(parts, settings, generators)
-        return pixels, classes.long(), weights
+        clip = self.normalise[0].clip  # a setting, alike for all images
+        grey = raw.float() if clip is None else raw.float().clamp(*clip)
+        pixels = changed_grey((grey - offset) / scale, settings, generators)
+        parts = [pixels, *self.target_and_weights(truth)]
+        pixels, target, weights = oriented(parts, settings, generators)
+        return pixels, target if self.regression else target.long(), weights
+
+    def target_and_weights(self, truth: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """What is learned of patches, see `Batch`, and how much each pixel of it counts."""
+        if self.regression is None:
+            classes, weights = truth
+            unknown = classes == NOT_ANNOTATED
+            return classes.masked_fill(unknown, 0), weights.masked_fill(unknown, 0)
+        (values,) = truth
+        like = (1, -1, *[1] * (values.ndim - 2))
+        of = self.regression.normalise
+        offset, scale = (
+            self.moved(np.array(part, np.float32)).view(like) for part in (of.offset, of.scale)
+        )
+        return (values - offset) / scale, torch.ones_like(values[:, 0])
 
     def moved(self, values: NDArray[Any]) -> Tensor:
         """Values on the device; a GPU fetches them from pinned memory, in its turn."""

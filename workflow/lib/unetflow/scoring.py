@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,16 @@ from unetflow.store import NOT_ANNOTATED
 IOU_PERCENTS = range(50, 100, 5)
 OF_CLASSES = {"dice": dice, "iou": iou, "precision": precision, "recall": recall}
 """Scores of each class, from the confusion matrix."""
+
+SURFACE_DISTANCES = (
+    "hausdorff_95",
+    "hausdorff",
+    "average_surface_distance",
+    "rms_surface_distance",
+)
+
+Regions = Mapping[str, Sequence[int]]
+"""Names of unions of classes, and the classes by number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,8 +157,15 @@ def total(parts: Sequence[Counts]) -> Counts:
     )
 
 
-def scores_of(counts: Counts, class_names: Sequence[str]) -> dict[str, float]:
+def scores_of(
+    counts: Counts, class_names: Sequence[str], regions: Regions | None = None
+) -> dict[str, float]:
     """Every score but those of surfaces.
+
+    Parameters
+    ----------
+    regions : mapping, optional
+        They have the scores of classes too, of the pixels whose class is one of theirs.
 
     Returns
     -------
@@ -167,6 +184,9 @@ def scores_of(counts: Counts, class_names: Sequence[str]) -> dict[str, float]:
         scores |= {
             f"{of}_{name}": float(value) for of, value in zip(OF_CLASSES, values, strict=True)
         }
+    for name, classes in (regions or {}).items():
+        of_region = united(table, classes)
+        scores |= {f"{of}_{name}": float(it(of_region)[1]) for of, it in OF_CLASSES.items()}
     for name, levels in zip(class_names[1:], counts.levels, strict=True):
         scores[f"pixel_average_precision_{name}"] = average_precision(levels)
         scores[f"calibration_error_{name}"] = calibration_error(levels)
@@ -181,6 +201,13 @@ def scores_of(counts: Counts, class_names: Sequence[str]) -> dict[str, float]:
             name if part == "score" else f"{name}_{part}": value for part, value in parts.items()
         }
     return scores
+
+
+def united(table: NDArray[np.int64], classes: Sequence[int]) -> NDArray[np.int64]:
+    """Confusion matrix (2, 2) of all other classes and of some as one."""
+    inside = np.isin(np.arange(len(table)), classes)
+    parts = np.stack([~inside, inside]).astype(np.int64)
+    return np.asarray(parts @ table @ parts.T)
 
 
 def is_foreground(classes: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -225,8 +252,9 @@ def score_surfaces(
     class_names: Sequence[str],
     spacing: Sequence[float],
     tolerance: float,
+    regions: Regions | None = None,
 ) -> dict[str, float]:
-    """Scores of the surface of each class but background, see `metrics.surface`.
+    """Scores of the surface of each class but background, and of each region; `metrics.surface`.
 
     Of a class that one side alone has, distances are the image's diagonal, and a truth that has
     none of a class counts as one pixel in the difference of volumes, which is then the pixels that
@@ -236,10 +264,11 @@ def score_surfaces(
     diagonal = float(np.linalg.norm(np.multiply(truth_classes.shape, spacing)))
     unknown = truth_classes == NOT_ANNOTATED
     scores: dict[str, float] = {}
-    for value, name in enumerate(class_names[1:], start=1):
-        masks = truth_classes == value, (predicted == value) & ~unknown
+    each = {name: [value] for value, name in enumerate(class_names) if value > 0}
+    for name, classes in (each | dict(regions or {})).items():
+        masks = np.isin(truth_classes, classes), np.isin(predicted, classes) & ~unknown
         found = surface_scores(*masks, spacing, tolerance, unknown)
-        largest = dict.fromkeys(("hausdorff_95", "hausdorff", "average_surface_distance"), diagonal)
+        largest = dict.fromkeys(SURFACE_DISTANCES, diagonal)
         largest["relative_volume_difference"] = int(masks[1].sum())
         for metric, limit in largest.items():
             found[metric] = min(found[metric], limit)

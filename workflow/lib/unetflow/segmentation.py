@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import zarr
 
 from unetflow.joining import Joined
 from unetflow.labelling import Index
 from unetflow.objects import object_table, require_parquet, write_table
+from unetflow.outliers import unlike_training
 from unetflow.outlines import WRITTEN, write_outlines
+from unetflow.packs import Pack
 from unetflow.progress import track
 from unetflow.seams import seam_evidence
-from unetflow.settings import SegmentSettings
+from unetflow.settings.prediction import SegmentSettings
 from unetflow.stitching import division_of, join_blocks, label_blocks
-from unetflow.store import Image, open_image, remove, replacing, write_json, write_text
-from unetflow.volumes import choice_of, open_volume
+from unetflow.store import Image, open_image, read_json, remove, replacing, write_json, write_text
+from unetflow.thumbnails import draw_thumbnail
+from unetflow.volumes import choice_of, open_volume, parse_region
 from unetflow.voxels import resampled
 
 
@@ -145,11 +150,18 @@ def segment_volume(
     outputs : mapping
         Paths of `segmentation`, `objects`, `merges` (what was joined at the seams of blocks),
         `seams` (see `seam_evidence`) and `summary`, which says "state" and "reason". Beside the
-        first, where `settings.outlines` asks for it, comes `outlines.zip` or `outlines.geojson`.
+        first comes `thumbnail.webp` and, where `settings.outlines` asks for it, `outlines.zip` or
+        `outlines.geojson`.
     """
     reason = facts["reason"]
     require_parquet(settings)
-    table, merges, seams, count = pd.DataFrame({"label": []}), "axis\n", "distance\n", None
+    table, merges, seams = pd.DataFrame({"label": []}), "axis\n", "distance\n"
+    found: dict[str, Any] = {
+        "objects": None,
+        "median_size": None,
+        "foreground": None,
+        "outlier": "",
+    }
     if reason:
         zarr.create_group(outputs["segmentation"], overwrite=True, attributes={"reason": reason})
     else:
@@ -159,19 +171,69 @@ def segment_volume(
         table = object_table(joined.objects, open_image(outputs["segmentation"]))
         merges = str(joined.merges.to_csv(sep="\t", index=False, float_format="%.6g"))
         seams = str(seam_evidence(joined.grid, joined.objects).to_csv(sep="\t", index=False))
-        count = len(joined.objects["size"])
+        found = statistics(joined, facts["volume"], volume, model)
     outlines = outputs["segmentation"].with_name("outlines")
     for ending in WRITTEN.values():
         remove(outlines.with_suffix(f".{ending}"))
     if settings.outlines != "none" and not reason:
         write_outlines(open_image(outputs["segmentation"]), outlines, settings.outlines)
+    picture = outputs["segmentation"].with_name("thumbnail.webp")
+    remove(picture)
+    if not reason:
+        draw_thumbnail(facts["volume"], outputs["segmentation"], picture)
     write_table(table, outputs["objects"], settings)
     write_text(outputs["merges"], merges)
     write_text(outputs["seams"], seams)
-    summary = {"state": facts["state"], "reason": reason, "objects": count}
+    summary = {"state": facts["state"], "reason": reason, **found}
     summary["predict_seconds"] = facts["seconds"]
     about = {key: facts["volume"].get(key) for key in ("path", "experiment", "shape", "voxels")}
+    about |= {"model": facts["volume"]["model"]} if "model" in facts["volume"] else {}
     write_json(outputs["summary"], summary | about)
+
+
+def segment_pack(
+    pack: Pack, volumes: Sequence[str], model: Mapping[str, Any], settings: SegmentSettings
+) -> None:
+    """Divide small volumes that share a job into instances.
+
+    Parameters
+    ----------
+    pack : Pack
+        With the paths `facts`, `prediction` and the outputs of `segment_volume`.
+    """
+
+    def segment(volume: str, paths: Mapping[str, Path]) -> None:
+        segment_volume(read_json(paths["facts"]), paths["prediction"], [], paths, model, settings)
+
+    made_from = [model, settings.model_dump(mode="json")]
+    results = [name for name in pack.paths if name != "prediction"]
+    pack.each(segment, dict.fromkeys(volumes), made_from, results)
+
+
+def statistics(
+    joined: Joined, row: Mapping[str, Any], volume: Image | None, model: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what is told of a volume's instances and grey values.
+
+    Returns
+    -------
+    dict
+        `objects`, how many; `median_size` in voxels, None without objects; `foreground`, their
+        share of the volume, or of the region that is predicted; `outlier`, see `unlike_training`.
+    """
+    sizes = joined.objects["size"]
+    outlier, voxels = "", math.prod(joined.grid.shape)
+    if volume is not None:
+        region = parse_region(row.get("region", ""), volume)
+        mask = open_volume(row["mask"]) if row.get("mask") else None
+        outlier = unlike_training(volume, model, region, mask)
+        voxels = math.prod(part.stop - part.start for part in region) if region else voxels
+    return {
+        "objects": len(sizes),
+        "median_size": float(np.median(sizes)) if len(sizes) else None,
+        "foreground": round(float(sizes.sum()) / voxels, 6),
+        "outlier": outlier,
+    }
 
 
 def volume_of(row: Mapping[str, Any], prediction: Path) -> Image | None:

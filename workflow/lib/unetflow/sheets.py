@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -14,12 +16,13 @@ from pathlib import Path
 import pandas as pd
 
 from unetflow.formats.ome_zarr import images_in
+from unetflow.patterns import of_pattern
 from unetflow.reading import read_text
-from unetflow.settings import ExperimentSettings
+from unetflow.settings.experiment import ExperimentSettings
 from unetflow.volumes import CHOICES, file_of, may_be_zarr
 
 REQUIRED = ("volume", "path", "experiment")
-OPTIONAL = ("truth", *CHOICES, "region", "mask")
+OPTIONAL = ("truth", *CHOICES, "region", "mask", "model")
 
 # Metadata of so many plates are fetched at once.
 REQUESTS = 16
@@ -29,7 +32,9 @@ def read_sheet(path: Path) -> list[dict[str, str]]:
     """Rows of an archive's sheet, a TSV with the columns REQUIRED and maybe some of OPTIONAL.
 
     Empty cells are left out: a column that is added changes only the rows that fill it. A row whose
-    path is a plate or a well is a row for each of its images.
+    path is a pattern is a row for each file or folder that it names, and one whose path is a plate
+    or a well is a row for each of its images. Where a row names a model, it needs no experiment,
+    which then is "".
 
     Raises
     ------
@@ -60,6 +65,8 @@ def read_sheet(path: Path) -> list[dict[str, str]]:
         )
     full = [(row + [""] * len(head))[: len(head)] for row in rows]
     table = pd.DataFrame(full, columns=head, dtype=str)
+    if "model" in table and "experiment" not in table:
+        table["experiment"] = ""
     missing = [column for column in REQUIRED if column not in table]
     unknown = [column for column in table if column not in REQUIRED + OPTIONAL]
     if missing or unknown:
@@ -75,35 +82,38 @@ def read_sheet(path: Path) -> list[dict[str, str]]:
             f"{path}: volumes must have different names of letters, digits, - and _: got {name!r}"
             f"{'' if len(bad) else ' twice'}; rename it"
         )
-    for column in ("path", "experiment"):
-        empty = table["volume"][table[column] == ""]
+    either = ["experiment", "model"] if "model" in table else ["experiment"]
+    for what, columns in (("path", ["path"]), ("experiment or model", either)):
+        empty = table["volume"][(table[columns] == "").all(axis=1)]
         if len(empty):
             raise ValueError(
-                f"{path}: a volume must have its {column}: got none for {empty.iloc[0]!r}; add it"
+                f"{path}: a volume must have its {what}: got none for {empty.iloc[0]!r}; add it"
             )
     if not rows:
         raise ValueError(
             f"{path}: must have a row for each volume: got none; add them below the head"
         )
     found = [
-        {str(key): str(value) for key, value in row.items() if value}
+        {str(key): str(value) for key, value in row.items() if value or key == "experiment"}
         for row in table.to_dict("records")
     ]
     return expanded(found, path)
 
 
 def expanded(rows: Sequence[dict[str, str]], sheet: Path) -> list[dict[str, str]]:
-    """Rows in which a plate or well in OME-Zarr is a row for each of its images.
+    """Rows in which a pattern is a row for each path that it names, and a plate for each image.
 
-    The image A/1/0 of the plate `screen` is the volume `screen-A1-0`, the image 0 of the well
-    `one` is `one-0`; a truth is a plate or well of the same images. Only small metadata files are
-    read, each time that Snakemake begins.
+    The file data/a.tif is the volume `cells-a` of a row `cells` whose path is `data/*.tif`. The
+    image A/1/0 of the plate `screen` is the volume `screen-A1-0`, the image 0 of the well `one` is
+    `one-0`; a truth is a plate or well of the same images. Only small metadata files are read, each
+    time that a sheet is.
 
     Raises
     ------
     ValueError
-        If two images would have the same name.
+        If two would have the same name, or the truth or mask of a pattern is none.
     """
+    rows = [row for one in rows for row in of_pattern(one, sheet)]
     places = [row["path"] if may_be_zarr(row["path"]) else "" for row in rows]
     with ThreadPoolExecutor(REQUESTS) as pool:
         found = list(pool.map(lambda place: images_in(place) if place else [], places))
@@ -116,8 +126,8 @@ def expanded(rows: Sequence[dict[str, str]], sheet: Path) -> list[dict[str, str]
     name, count = names.most_common(1)[0]
     if count > 1:
         raise ValueError(
-            f"{sheet}: volumes must have different names, those of a plate's images too: got "
-            f"{name!r} twice; rename it"
+            f"{sheet}: volumes must have different names, those of a pattern's files and of a "
+            f"plate's images too: got {name!r} twice; rename it"
         )
     return every
 
@@ -135,14 +145,27 @@ def of_image(row: Mapping[str, str], image: str) -> dict[str, str]:
 def read_sheets(
     folder: Path, names: Sequence[str], experiments: Mapping[str, ExperimentSettings]
 ) -> dict[str, list[dict[str, str]]]:
-    """Sheets of the named archives, without those whose rows name an experiment that is not run.
+    """Sheets of the named archives, without those that need an experiment which is not run.
 
-    Leaving one out is told in a line on the terminal: its networks will not be trained.
+    Leaving one out is told in a line on the terminal: its networks will not be trained. A row that
+    names a model needs none: an experiment beside it gives settings alone.
+
+    Raises
+    ------
+    ValueError
+        See `read_sheet`; or if the networks of one tell no classes.
     """
     sheets = {}
     for name in names:
         rows = read_sheet(folder / f"{name}.tsv")
-        absent = sorted({row["experiment"] for row in rows} - set(experiments))
+        used = {row["experiment"] for row in rows} & set(experiments)
+        values = sorted(of for of in used if experiments[of].task == "regression")
+        if values:
+            raise ValueError(
+                f"{folder / name}.tsv: experiment must be a segmentation, of whose classes objects "
+                f"are made: got {', '.join(values)}, of the task regression; remove its rows"
+            )
+        absent = sorted(trained(rows) - set(experiments))
         if absent:
             print(
                 f"archive {name} is left out: it needs the experiment {', '.join(absent)}, which "
@@ -152,6 +175,32 @@ def read_sheets(
         else:
             sheets[name] = rows
     return sheets
+
+
+def trained(rows: Sequence[Mapping[str, str]]) -> set[str]:
+    """Experiments whose networks the rows of a sheet need."""
+    return {row["experiment"] for row in rows if "model" not in row}
+
+
+def beside_models(rows: Sequence[Mapping[str, str]]) -> set[str]:
+    """Experiments that the rows of a sheet take settings alone from."""
+    return {row["experiment"] for row in rows if "model" in row} - {""}
+
+
+def model_name(place: str) -> str:
+    """Name of a model in the results folder: that of its file or folder, and digits of its path."""
+    path = Path(place)
+    stem = path.parent.name if path.name == "model.json" else path.stem
+    digits = hashlib.sha256(place.encode()).hexdigest()[:8]
+    return f"{re.sub('[^A-Za-z0-9_-]', '-', stem)}-{digits}"
+
+
+def model_files(place: str) -> list[str]:
+    """Files of a model, as far as they are there."""
+    path = Path(place)
+    folder = path.parent if path.name == "model.json" else path
+    both = (folder / "model.json", folder / "model.safetensors")
+    return [str(file) for file in dict.fromkeys((*both, path)) if os.path.isfile(file)]
 
 
 def read_present(folder: Path, results: Path) -> dict[str, list[dict[str, str]]]:
@@ -179,7 +228,16 @@ def located(place: str, results: Path) -> str:
     return str(results / "datasets" / dataset / "images.ome.zarr" / image)
 
 
+def left_over(folder: Path, volumes: Collection[str]) -> list[str]:
+    """Names of what an archive's results folder holds of volumes that its sheet no longer names."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(it.name for it in entries if it.name not in volumes and it.is_dir())
+
+
 def files_of(place: str) -> list[str]:
     """File or folder here that a place names; none where it is missing, or is a URL."""
     path = file_of(place) if place else None
-    return [str(path)] if path is not None and path.exists() else []
+    # Not path.exists, which raises where a folder cannot be read or a name is too long.
+    return [str(path)] if path is not None and os.path.exists(path) else []

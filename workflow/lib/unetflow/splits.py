@@ -10,7 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from unetflow.settings import SplitSettings
+from unetflow import axes as axis_rules
+from unetflow.settings.training import SplitSettings
+
+ROLES = {"fitted": ("train", "validate"), "divided": ("train", "validate", "test")}
+"""What images of further parts do: "fitted" ones all of it, "divided" ones on different planes."""
 
 Images = Sequence[dict[str, Any]]
 """Entries of a dataset's index: image, group, frame, annotated."""
@@ -24,27 +28,53 @@ def split(images: Images, settings: SplitSettings) -> dict[str, dict[str, str]]:
     held out with the test part, see `followers`, is in the part "track". `final` trains on every
     annotated image, and its test part are the images without annotation.
 
+    Where training images validate, they are in the part "fitted". With `settings.tested_planes` a
+    fold has only the images that it would test, in the part "divided": it trains and validates on
+    others of their planes.
+
     Raises
     ------
     ValueError
-        If there are fewer groups, frames or images than folds, or one image to train and validate
-        on; the message names the remedy.
+        If there are fewer groups, frames or images than folds, one image to train and validate on,
+        or planes to be tested of an image that is one; the message names the remedy.
     """
     annotated = [image for image in images if image["annotated"]]
     if not annotated:
         raise ValueError("a dataset must have annotated images: got none; check the mask pattern")
     fold_of = assign(annotated, settings)
+    if settings.tested_planes is not None:
+        check_stacks(annotated)
     parts: dict[str, dict[str, str]] = {}
     for fold in range(settings.folds):
-        following = (fold + 1) % settings.folds
-        names = {fold: "test", following: "validate"}
+        if settings.tested_planes is not None:
+            parts[f"fold{fold}"] = {name: "divided" for name, of in fold_of.items() if of == fold}
+            continue
+        fitted = settings.validate_on == "training"
+        names = {(fold + 1) % settings.folds: "validate", fold: "test"}
+        if fitted:
+            names = dict.fromkeys(range(settings.folds), "fitted") | {fold: "test"}
         part = {name: names.get(of, "train") for name, of in fold_of.items()}
-        if settings.folds == 2:
+        if settings.folds == 2 and not fitted:
             part |= dict.fromkeys(all_but_the_last_fifth(annotated, part), "train")
         tracked = [name for name, of in followers(images, fold_of, settings).items() if of == fold]
         parts[f"fold{fold}"] = part | dict.fromkeys(tracked, "track")
     parts["final"] = {image["image"]: "train" if image["annotated"] else "test" for image in images}
     return parts
+
+
+def check_stacks(images: Images) -> None:
+    """Refuse images that have no planes to be tested."""
+    for image in images:
+        if len(axis_rules.spatial(image["axes"])) < 3:
+            raise ValueError(
+                f"split.tested_planes must be of stacks: got {image['image']} of axes "
+                f"{image['axes']}; leave it out and use split.unit: block"
+            )
+
+
+def images_of(part: Mapping[str, str], name: str) -> list[str]:
+    """Images that train, validate or test in a split, with all of their planes or some."""
+    return [image for image, of in part.items() if name in ROLES.get(of, (of,))]
 
 
 def all_but_the_last_fifth(images: Images, part: Mapping[str, str]) -> list[str]:
@@ -53,7 +83,7 @@ def all_but_the_last_fifth(images: Images, part: Mapping[str, str]) -> list[str]
     if len(rest) < 2:
         raise ValueError(
             f"split.folds 2 must leave two images to train and validate on: got {len(rest)}; "
-            "annotate more images"
+            "annotate more images, or set split.validate_on: training"
         )
     return [image["image"] for image in rest[: -max(1, len(rest) // 5)]]
 
@@ -98,7 +128,8 @@ def to_predict(images: Images, part: Mapping[str, str], track: bool) -> list[str
     Those of the part "test"; to track, also those of the part "track", and all of a group in which
     images without annotation are tested, as `final` does.
     """
-    tested = [image for image in images if part.get(image["image"]) == "test"]
+    chosen = set(images_of(part, "test"))
+    tested = [image for image in images if image["image"] in chosen]
     names = {image["image"] for image in tested}
     if track:
         whole = {image["group"] for image in tested if not image["annotated"]}

@@ -6,7 +6,9 @@ import hashlib
 import itertools
 import json
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import zarr
 from zarr.storage import LocalStore
 
 from unetflow import axes as axis_rules
+from unetflow.formats.medical import is_series
 from unetflow.orientations import Region
-from unetflow.store import Image, read_json
-from unetflow.volumes import file_of
+from unetflow.store import Image, read_json, write_json
+from unetflow.volumes import file_of, is_remote
 
 METADATA = ("zarr.json", ".zattrs", ".zarray")
 
@@ -38,10 +41,13 @@ def digest(*facts: Any) -> str:
 def state_of_file(path: Path) -> tuple[tuple[int, int], ...]:
     """Size in bytes and time of change in ns of a file; of a Zarr folder those of its metadata.
 
-    A folder's own time says nothing of its files. Nothing where there is nothing.
+    Of a folder of DICOM slices they are those of each: its own time says nothing of its files.
+    Nothing where there is nothing.
     """
-    found = []
-    for place in metadata_files(path) if path.is_dir() else [path]:
+    found, places = [], [path]
+    if path.is_dir():
+        places = sorted(path.iterdir()) if is_series(path) else metadata_files(path)
+    for place in places:
         with suppress(OSError):
             status = place.stat()
             found.append((status.st_size, status.st_mtime_ns))
@@ -72,35 +78,78 @@ def state_of_files(place: str) -> str:
     return digest([(name, state.st_size, state.st_mtime_ns) for name, state in states])
 
 
+def lasting(receipt: Path) -> Path:
+    """Hidden copy of a receipt: outputs are removed before their job runs again, this is not."""
+    return receipt.with_name(f".{receipt.name}")
+
+
+def write_receipt(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write what a job says of itself, JSON, and before it the copy that lasts."""
+    write_json(lasting(path), facts)
+    write_json(path, facts)
+
+
 def repaired(receipt: Path, volume: str) -> str:
     """What tells a repaired volume from the one that a block has failed on; else what was told.
 
-    Files of a volume that is read without fault are not looked at: there may be millions.
+    Files of a volume that is read without fault are not looked at: there may be millions. Of one
+    at a URL nothing is known, so each run tries it again.
     """
-    if not receipt.is_file():
+    copy = lasting(receipt)
+    if not copy.is_file():
         return ""
-    facts = read_json(receipt)
+    facts = read_json(copy)
     told: str = facts["made_from"]["repaired"]
     if facts["state"] == "done":
         return told
-    found = state_of_files(volume)
+    found = digest(state_of_file(copy)) if is_remote(volume) else state_of_files(volume)
     return told if found == facts["files"] else found
+
+
+def restored(receipt: Path, results: Iterable[Path]) -> str:
+    """What tells a job some of whose results were removed since from the one that made them.
+
+    While all of them are there it stays what was told; that of a job that never ran is nothing.
+
+    Parameters
+    ----------
+    receipt : Path
+        JSON that the job wrote last, with what was told as `restored`.
+    """
+    copy = lasting(receipt)
+    if not copy.is_file():
+        return ""
+    if all(path.exists() for path in results):
+        told: str = read_json(copy)["restored"]
+        return told
+    return digest(state_of_file(copy))
 
 
 def known_by(image: Image) -> list[Any]:
     """What tells a volume's data from other data, which its predictions would not belong to.
 
-    Of a file size and time of change; of a Zarr folder, which may grow, its metadata but the
-    extents; of a URL the data type.
+    Of a file, or each slice of a series, size and time of change; of a dataset's image what its
+    index says of its pixels; of another Zarr folder, which may grow, its metadata but the extents;
+    of a URL the data type.
     """
     path = file_of(str(image.path))
-    if path is not None and path.is_file():
-        return list(state_of_file(path))
+    if path is not None and (path.is_file() or is_series(path)):
+        return [list(state) for state in state_of_file(path)]
     facts = [read_json(file) for file in metadata_files(path)] if path else []
     for of in facts:
         of.pop("shape", None)
         of.pop("consolidated_metadata", None)  # repeats those of the arrays
+    if path is not None and path.parent.name == "images.ome.zarr":
+        index = path.parent.with_name("index.json")
+        facts.append(pixels_in(index, state_of_file(index)).get(path.name))
     return [str(image.array.dtype), digest(facts)]
+
+
+@lru_cache(maxsize=4)
+def pixels_in(index: Path, _state: tuple[tuple[int, int], ...]) -> dict[str, str]:
+    """SHA-256 of each image of a dataset by its index, read once as long as that stays as it is."""
+    images = read_json(index)["images"] if index.is_file() else []
+    return {image["image"]: image["sha256"] for image in images}
 
 
 def data_of(image: Image, reads: Region) -> list[str]:
@@ -112,6 +161,29 @@ def data_of(image: Image, reads: Region) -> list[str]:
         some = slice(first, min(first + step, reads[0].stop))
         voxels.update(image.region((some, *reads[1:])).tobytes())
     return [voxels.hexdigest()]
+
+
+def require_unchanged(image: Image, reads: Region, planned: Sequence[Any]) -> None:
+    """Refuse a volume that is no longer the one that was planned.
+
+    Else blocks that were predicted before and after would be put together.
+
+    Parameters
+    ----------
+    planned : sequence
+        What `known_by` or `data_of` told of it then.
+
+    Raises
+    ------
+    ValueError
+        If they tell something else now.
+    """
+    by_data = len(planned) == 1 and isinstance(planned[0], str)
+    if (data_of(image, reads) if by_data else known_by(image)) != planned:
+        raise ValueError(
+            f"{image.path}: a volume must stay as it is while it is predicted: it has changed "
+            "since it was planned; run again once it is complete"
+        )
 
 
 def require_chunks(image: Image, reads: Region) -> None:

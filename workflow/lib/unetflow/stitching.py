@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from unetflow.labelling import Grid, Index, Region, Values, label_block, shard_b
 from unetflow.objects import values_of
 from unetflow.progress import track
 from unetflow.pyramid import add_levels
-from unetflow.settings import SegmentSettings
+from unetflow.settings.prediction import SegmentSettings
 from unetflow.store import (
     Image,
     chunks_and_shards,
@@ -156,5 +157,7 @@ def join_blocks(of: Division, folders: Mapping[Index, Path], output: Path) -> Jo
         joined = replace(joined, objects=found, merges=pd.concat([merges, links]))
         renumber(grid, lambda _: instances, lambda _: ids, instances)
     levels = add_levels(output, "0", axes, voxel_size_um, mean=False)
-    describe_image(output, axes, voxel_size_um, levels, {}, {}, means=False)
+    source = {"image": Path(os.path.relpath(of.image.path, output)).as_posix()}
+    about = {"image-label": {"version": "0.5", "source": source}}  # so viewers colour the ids
+    describe_image(output, axes, voxel_size_um, levels, about, {}, means=False)
     return joined

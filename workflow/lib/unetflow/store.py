@@ -28,7 +28,13 @@ from unetflow import axes as axis_rules
 NOT_ANNOTATED = 255
 """Value in `labels/classes` of pixels that are not annotated."""
 
+TARGET = "target"
+"""Name of the image beside an image's levels that holds its true values."""
+
 AXIS_TYPES = {"t": "time", "c": "channel"}
+PARTIAL = ".partial"
+"""Ending of what is being written and takes its name once it is whole."""
+
 CHUNK, SHARD = 256, 2048
 CUBE, CUBES = 64, 256
 
@@ -36,7 +42,7 @@ CUBE, CUBES = 64, 256
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A name to write to, which takes the place of `path` on success and vanishes on an error."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     remove(partial)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -107,7 +113,7 @@ def write_json(path: Path, facts: object) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file that is complete or absent, also where two processes do so at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    partial = path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
     try:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
@@ -228,7 +234,8 @@ def describe_image(
     means: bool = True,
 ) -> None:
     """Make an OME-Zarr image of a folder that holds the arrays of its levels, see `multiscale`."""
-    ome = {**multiscale(path.name, axes, voxel_size_um, levels, means), **extra}
+    name = path.name.removesuffix(PARTIAL)
+    ome = {**multiscale(name, axes, voxel_size_um, levels, means), **extra}
     facts = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome, **attributes}}
     write_json(path / "zarr.json", facts)
 
@@ -259,7 +266,8 @@ def create_image(
         See `chunks_and_shards`.
     """
     axis_rules.check(axes, shape, str(path))
-    metadata = {**multiscale(path.name, axes, voxel_size_um), **(extra or {})}
+    name = path.name.removesuffix(PARTIAL)
+    metadata = {**multiscale(name, axes, voxel_size_um), **(extra or {})}
     beside = {"ome": metadata, **(attributes or {})}
     zarr.create_group(path, zarr_format=3, attributes=beside, overwrite=True)
     layout = chunks_and_shards(axes, shape, cubes)
@@ -359,6 +367,11 @@ class Image:
             return None
         return zarr.open_array(f"{place}/0", mode="r")
 
+    def target(self) -> Image | None:
+        """Return the image (channel, *spatial) of the true values; None where there are none."""
+        path = Path(self.path) / TARGET
+        return open_image(path) if (path / "zarr.json").is_file() else None
+
     def planes(self) -> Iterator[tuple[int, ...]]:
         """Indices of the planes of an image with axes (c)(z)yx: (), or (z,)."""
         yield from np.ndindex(self.spatial_shape[:-2])
@@ -412,6 +425,7 @@ def validate(path: Path) -> None:
     from ome_zarr_models.v05 import ImageLabel
 
     check: Callable[[zarr.Group], object]
-    is_label = path.parent.name == "labels"
-    check = ImageLabel.from_zarr if is_label else ImageModel.from_zarr
-    check(zarr.open_group(path, mode="r"))
+    group = zarr.open_group(path, mode="r")
+    ome: Any = group.attrs.get("ome", {})
+    check = ImageLabel.from_zarr if "image-label" in ome else ImageModel.from_zarr
+    check(group)

@@ -1,8 +1,8 @@
-"""Scores of an experiment's folds, and of an archive's volumes, gathered in one place."""
+"""Scores of an experiment's folds, gathered in one place."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -112,45 +112,3 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float] | tuple[None, N
 def spread(means: pd.Series[float]) -> float | None:
     """Standard deviation of means, of one less than their number; None of a single one."""
     return float(means.std()) if len(means) > 1 else None
-
-
-def summarise_archive(
-    volumes: Mapping[str, Path], scores: Mapping[str, Path], output: Path
-) -> None:
-    """Write an archive's `summary.tsv`, a row per volume of the sheet.
-
-    Parameters
-    ----------
-    volumes : mapping of volume to its `summary.json`
-    scores : mapping of the volumes with truth to their `metrics.tsv`
-    """
-    rows = []
-    for volume, path in volumes.items():
-        facts = read_json(path)
-        shape = "x".join(map(str, facts["shape"])) if facts["shape"] else ""
-        row = {"volume": volume, **facts, "shape": shape}
-        if volume in scores:
-            table = pd.read_csv(scores[volume], sep="\t")
-            found = table.dropna(subset="metric")
-            row |= dict(zip(found["metric"], found["value"], strict=True))
-            row["reason"] = "; ".join([row["reason"], *table["reason"].dropna()]).strip("; ")
-        rows.append(row)
-    table = pd.DataFrame(rows).astype({"objects": "Int64", "voxels": "Int64"})
-    write_text(output, str(table.to_csv(sep="\t", index=False, float_format="%.6g")))
-
-
-def check_archive(summary: Path) -> None:
-    """Refuse an archive with volumes that failed.
-
-    Raises
-    ------
-    ValueError
-        Naming each of them with its reason.
-    """
-    table = pd.read_csv(summary, sep="\t", keep_default_na=False)
-    failed = table[table["state"] == "failed"]
-    if len(failed):
-        reasons = "; ".join(f"{row.volume}: {row.reason}" for row in failed.itertuples())
-        raise ValueError(
-            f"{summary.parent.name}: {len(failed)} of {len(table)} volumes failed: {reasons}"
-        )

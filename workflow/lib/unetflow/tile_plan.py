@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unetflow.geometry import AxisGeometry, axis_tiles
 from unetflow.inference import build
-from unetflow.networks import NetworkSettings
+from unetflow.settings.networks import NetworkSettings
 
 HOLES = 1.12
 """Memory of a CPU process over that of its tensors: glibc reuses what is freed below 32 MiB, but
@@ -186,17 +186,20 @@ def trace(
     model: NetworkSettings, channels: int, classes: int, precision: str, device: str
 ) -> Trace:
     """Follow forward passes of the smallest tiles of a network, on tensors without data."""
-    axes = model.geometry
+    axes, stand_in = model.geometry, model.stand_in
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     with torch.device("meta"):
-        network = build(model, channels, classes).eval()
+        network = build(stand_in, channels, classes).eval()
     weights = sum(values.nbytes for values in network.parameters())
     network.to(dtype)  # by hand: autocast leaves tensors without data alone
     shape = (2,) * len(axes)
     operations = np.empty(shape, object)
     sizes: dict[tuple[int, ...], list[int]] = {}
     for corner in np.ndindex(shape):
-        tile = [axis.minimum + i * axis.divisor for i, axis in zip(corner, axes, strict=True)]
+        tile = [
+            its.at_least(axis.minimum + i * axis.divisor)
+            for i, axis, its in zip(corner, axes, stand_in.geometry, strict=True)
+        ]
         lifetimes = followed(network, (1, channels, *tile), dtype, device)
         sizes[corner], operations[corner] = lifetimes[0].sizes, lifetimes[1]
     last = lifetimes[0]

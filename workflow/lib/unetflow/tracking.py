@@ -26,7 +26,7 @@ from skimage.util import map_array
 from unetflow import axes as axis_rules
 from unetflow.metrics.contingency import contingency, marginal
 from unetflow.progress import log, track
-from unetflow.settings import TrackSettings
+from unetflow.settings.prediction import TrackSettings
 from unetflow.store import open_image, replacing
 
 Labels = NDArray[np.integer]

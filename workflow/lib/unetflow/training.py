@@ -28,20 +28,24 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor
 
 from unetflow.geometry import geometry_to_json
-from unetflow.inference import Model, build, choose_device, choose_precision, sha256
-from unetflow.intensity import Normalisation, normalisations
+from unetflow.inference import Model, build, choose_device, choose_precision, out_of_memory, sha256
+from unetflow.intensity import Normalisation, normalisations, range_of_levels
+from unetflow.losses import Loss, loss_of
 from unetflow.monitoring import Events
-from unetflow.networks import VggSettings
-from unetflow.optimisation import State, out_of_memory
+from unetflow.optimisation import State
 from unetflow.pretrained import take_pretrained
 from unetflow.progress import Bar, Waiting, log, one_line, silence
 from unetflow.provenance import code_digest
+from unetflow.regression import Regression, learned_from
 from unetflow.sampling import Patches
-from unetflow.settings import ExperimentSettings, TrainSettings
+from unetflow.settings.experiment import ExperimentSettings
+from unetflow.settings.networks import VggSettings
+from unetflow.settings.training import TrainSettings
+from unetflow.splits import images_of
 from unetflow.store import read_json, remove, replacing, write_json, write_text
 from unetflow.training_plan import what_fits
 from unetflow.transfer import take_over
-from unetflow.validation import Validation, read_validation
+from unetflow.validation import Judge, Losses, Validation, read_validation, read_values
 
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
 TERMINATED = 128 + signal.SIGTERM
@@ -68,6 +72,8 @@ class Task:
         Of the experiment's training; its reasons stay with the model.
     start : Path or None
         Folder of the model to go on from.
+    target_names : sequence of str
+        Channels of the true values that a regression learns, instead of classes.
     """
 
     patches: Mapping[str, Path]
@@ -78,6 +84,14 @@ class Task:
     voxel_size_um: Mapping[str, float]
     plan: Mapping[str, Any]
     start: Path | None = None
+    target_names: Sequence[str] = ()
+
+    @property
+    def regression(self) -> Regression | None:
+        """The regression that is learned; None for a segmentation."""
+        if not self.target_names:
+            return None
+        return learned_from(self.histograms, list(self.patches), self.target_names)
 
 
 def task_of(
@@ -101,17 +115,20 @@ def task_of(
     sizes = [of["voxel_size_um"].items() for of in described["images"] if of["image"] in learned]
     return Task(
         patches=learned,
-        validation={image: Path(images) / image for image in parts if parts[image] == "validate"},
+        validation={image: Path(images) / image for image in images_of(parts, "validate")},
         histograms={Path(path).stem: Path(path) for path in histograms},
         folds=[Path(path) for path in folds],
         class_names=described["class_names"],
         voxel_size_um=dict(set.intersection(*map(set, sizes))) if sizes else {},
         plan=read_json(Path(plan)),
         start=Path(stage[0]).parent if stage else Path(start) if start else None,
+        target_names=described["target_names"],
     )
 
 
-def train(task: Task, experiment: ExperimentSettings, output: Path, checkpoints: Path) -> None:
+def train(
+    task: Task, experiment: ExperimentSettings, output: Path, checkpoints: Path
+) -> dict[str, float]:
     """Train one network and write it to a folder, complete for prediction.
 
     Killed at any time and called again, it goes on from the checkpoint and ends with the same
@@ -129,6 +146,11 @@ def train(task: Task, experiment: ExperimentSettings, output: Path, checkpoints:
     checkpoints : Path
         Folder where the state is kept meanwhile, by the name of a digest of all that it depends on.
 
+    Returns
+    -------
+    dict
+        What this call has done, see `run`.
+
     Raises
     ------
     ValueError
@@ -141,38 +163,40 @@ def train(task: Task, experiment: ExperimentSettings, output: Path, checkpoints:
         )
     fabric, precision = launched(settings)
     pooled, each = normalisations(task.histograms, list(task.patches), experiment.intensity)
+    regression, outputs = task.regression, len(task.class_names or task.target_names)
     ranks = fabric.global_rank, fabric.world_size
-    patches = Patches(task.patches, each, seed, fabric.device, *ranks)
+    patches = Patches(task.patches, each, seed, fabric.device, *ranks, regression)
     log(
         f"device {fabric.device}, {precision}, {fabric.world_size} process(es) of "
         f"{settings.threads} threads, {len(patches.items)} patches"
     )
-    check_classes(patches, task.class_names)
+    if regression is None:
+        check_classes(patches, task.class_names)
     steps, threshold = after_folds(task, settings.steps)
     torch.manual_seed(seed)
-    network = build(experiment.model, len(pooled.scale), len(task.class_names))
+    network = build(experiment.model, len(pooled.scale), outputs)
     if task.start is not None:
         images, dataset = list(task.patches), str(experiment.dataset)
         take_over(network, task.start, images, dataset, settings.freeze_encoder)
     elif isinstance(experiment.model, VggSettings) and experiment.model.pretrained:
         take_pretrained(network, experiment.model, settings.freeze_encoder)
     example = patches.batch(0, settings)[0] if settings.compile else None
-    state = State(fabric, network, settings, steps, example)
+    loss = loss_of(settings.loss, regression)
+    state = State(fabric, network, settings, steps, example, experiment.model.coarser, loss)
     checkpoint = checkpoints / task_digest(task, experiment)
     state.resume(checkpoint)
     validation = None
     if task.validation:
         model = Model(network, experiment.model.geometry, fabric.device, precision, {})
         # The first process validates for all.
-        annotated = read_validation(task.validation, each) if fabric.is_global_zero else []
-        tile = experiment.per_axis(experiment.predict.tile)
-        validation = Validation(model, annotated, tile)
+        paths = task.validation if fabric.is_global_zero else {}
+        validation = judge_of(model, paths, each, experiment, regression, loss)
     replay, channels = 0.0, len(pooled.scale)
-    with memory_told(experiment, fabric, channels, len(task.class_names)):
+    with memory_told(experiment, fabric, channels, outputs):
         if fabric.device.type == "cuda":
             replay = state.replay_difference(patches.batch(0, settings))
             log(f"two gradients of one batch differ by {replay:.1e} of their norm")
-        run(state, patches, validation, checkpoint, output)
+        taken = run(state, patches, validation, checkpoint, output)
         if not fabric.is_global_zero:
             sys.exit()
         write_weights(output / "last.safetensors", network.state_dict())
@@ -181,8 +205,31 @@ def train(task: Task, experiment: ExperimentSettings, output: Path, checkpoints:
             threshold = validation.threshold()
     write_weights(output / "model.safetensors", network.state_dict())
     how = {"device": fabric.device.type, "precision": precision, "replay_difference": replay}
-    write_facts(output, state, how, task, experiment, pooled, threshold)
+    learned = range_of_levels(task.histograms, {name: each[name] for name in task.patches})
+    intensity = {
+        **experiment.intensity.model_dump(mode="json"),
+        **asdict(pooled),
+        "levels": learned,
+    }
+    write_facts(output, state, how, task, experiment, intensity, threshold, regression)
     remove(checkpoint)
+    return taken
+
+
+def judge_of(
+    model: Model,
+    paths: Mapping[str, Path],
+    normalise: Mapping[str, Normalisation],
+    experiment: ExperimentSettings,
+    regression: Regression | None,
+    loss: Loss,
+) -> Judge:
+    """Return what judges a network in training, on images that are read by name."""
+    tile = experiment.per_axis(experiment.predict.tile)
+    if regression is not None:
+        return Losses(model, read_values(paths, normalise, regression.normalise), tile, loss)
+    planes = experiment.weights.annotated_planes, experiment.split.tested_planes
+    return Validation(model, read_validation(paths, normalise, *planes), tile)
 
 
 def launched(settings: TrainSettings) -> tuple[Fabric, str]:
@@ -243,7 +290,8 @@ def after_folds(task: Task, steps: int) -> tuple[int, float | None]:
         return steps, None
     facts = [read_json(path) for path in task.folds]
     best = median(fact["training"]["best_step"] for fact in facts)
-    return max(1, int(best)), float(np.mean([fact["threshold"] for fact in facts]))
+    thresholds = [fact["threshold"] for fact in facts if fact["threshold"] is not None]
+    return max(1, int(best)), float(np.mean(thresholds)) if thresholds else None
 
 
 def task_digest(task: Task, experiment: ExperimentSettings) -> str:
@@ -253,7 +301,7 @@ def task_digest(task: Task, experiment: ExperimentSettings) -> str:
     # How often a checkpoint is written changes no weight.
     settings = experiment.model_dump_json(exclude={"train": {"checkpoint_minutes"}})
     facts = [settings, code, torch.__version__]
-    facts += task.class_names
+    facts += [*task.class_names, *task.target_names]
     files = [*task.folds, *task.histograms.values()]
     if task.start is not None:
         files.append(task.start / "model.safetensors")
@@ -269,12 +317,19 @@ def task_digest(task: Task, experiment: ExperimentSettings) -> str:
 def run(
     state: State,
     patches: Patches,
-    validation: Validation | None,
+    validation: Judge | None,
     checkpoint: Path,
     output: Path,
-) -> None:
-    """Take the optimiser's steps that are left; validate where there is something to."""
-    settings, steps = state.settings, state.steps
+) -> dict[str, float]:
+    """Take the optimiser's steps that are left; validate where there is something to.
+
+    Returns
+    -------
+    dict
+        `steps` that were taken now, `step_seconds` of them alone, without data and validation, and
+        `step_pixels`, which they had outputs for.
+    """
+    settings, steps, first, pixels = state.settings, state.steps, state.step, 0
     events = Events(output / "tensorboard", state.step) if state.fabric.is_global_zero else None
     terminated, saved, stepped = Terminated(), time.monotonic(), 0.0
     bar = Bar("training", steps, state.step)
@@ -288,6 +343,7 @@ def run(
         began = time.monotonic()
         loss, norm = state.take_step(batch)
         stepped += time.monotonic() - began
+        pixels += batch[1].numel() * patches.ranks
         if not np.isfinite([loss, norm]).all():
             raise ValueError(
                 f"loss must stay finite: got {loss}, gradient {norm} at step {state.step} of seed "
@@ -297,7 +353,7 @@ def run(
         state.step += 1
         row = {"step": state.step, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
         if validation and (state.step % settings.validate_every == 0 or state.step == steps):
-            row["validation_dice"] = validated(state, validation, events)
+            row[validation.measure] = validated(state, validation, events)
         state.history.append(row)
         if events:
             events.figures(state.step, row)
@@ -317,13 +373,14 @@ def run(
     if events:
         events.close()
     terminated.restore()
+    return {"steps": state.step - first, "step_seconds": stepped, "step_pixels": pixels}
 
 
-def validated(state: State, validation: Validation, events: Events | None) -> float:
+def validated(state: State, validation: Judge, events: Events | None) -> float:
     """Score the network, by the first process for all, and remember it if it is the best."""
-    score = validation.dice() if state.fabric.is_global_zero else 0.0
+    score = validation.score() if state.fabric.is_global_zero else 0.0
     score = state.fabric.broadcast(score)
-    state.keep_best(score)
+    state.keep_best(validation.sign * score)
     if events:
         events.picture(state.step, validation)
         events.weights(state.step, state.network)
@@ -389,30 +446,33 @@ def write_facts(
     how: Mapping[str, Any],
     task: Task,
     experiment: ExperimentSettings,
-    pooled: Normalisation,
+    intensity: Mapping[str, Any],
     threshold: float | None,
+    regression: Regression | None,
 ) -> None:
     """Write the history, and last all that prediction needs beside the weights."""
     history = pd.DataFrame(state.history)
     write_text(output / "history.tsv", str(history.to_csv(sep="\t", index=False)))
+    judge = Validation if regression is None else Losses
     write_json(
         output / "model.json",
         {
             "format": 1,
             "network": experiment.model.model_dump(mode="json"),
             "geometry": geometry_to_json(experiment.model.geometry),
-            "channels": len(pooled.scale),
+            "channels": len(intensity["scale"]),
             "class_names": list(task.class_names),
+            **({} if regression is None else {"target": regression.facts()}),
             "voxel_size_um": dict(task.voxel_size_um),
             "dataset": experiment.dataset if isinstance(experiment.dataset, str) else None,
-            "intensity": {**experiment.intensity.model_dump(mode="json"), **asdict(pooled)},
+            "intensity": intensity,
             "tile": list(experiment.per_axis(experiment.predict.tile)),
             "threshold": threshold,
             "weights_sha256": sha256(output / "model.safetensors"),
             "training": {
                 "steps": state.step,
                 "best_step": state.best_step or state.step,
-                "validation_dice": state.best_score if state.best else None,
+                judge.measure: judge.sign * state.best_score if state.best else None,
                 "seed": experiment.train.seeds[0],
                 **how,
                 "images": list(task.patches),

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from unetflow import axes as axis_rules
 from unetflow.inference import build
-from unetflow.networks import Network, NetworkSettings
+from unetflow.losses import outputs_of
 from unetflow.progress import log, track
-from unetflow.settings import ExperimentSettings
+from unetflow.settings.experiment import ExperimentSettings
+from unetflow.settings.networks import Network, NetworkSettings
 from unetflow.store import open_image, read_json, write_json
 from unetflow.weights import labels_of
 
@@ -152,9 +153,10 @@ def step_bytes(
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        output = network(pixels)
-        target = torch.zeros((batch, *output.shape[2:]), dtype=torch.long, device="meta")
-        loss = nn.functional.cross_entropy(output, target)
+        outputs = outputs_of(network(pixels))
+        like = ((batch, *output.shape[2:]) for output in outputs)
+        targets = [torch.zeros(shape, dtype=torch.long, device="meta") for shape in like]
+        loss = [*map(nn.functional.cross_entropy, outputs, targets)]
     weights = sum(values.numel() * values.itemsize for values in network.parameters())
     del loss  # which has kept the tensors, and with them their addresses, until here
     passing = (3 if len(tile) == 2 else 5) * max(kept.values())
@@ -260,7 +262,7 @@ def chosen_depth(experiment: ExperimentSettings, of: Fingerprint) -> tuple[int, 
         depth: experiment.model.model_copy(update={"depth": depth}) for depth in DEPTHS[dimensions]
     }
     halos = {
-        depth: model.geometry[0].halo
+        depth: model.geometry[-1].halo
         for depth, model in models.items()
         if all(suits(name, experiment.per_axis(tile), model) for name, tile in fixed.items())
     }
@@ -295,7 +297,7 @@ def fitting(
         spare = [extent - least for extent, least in zip(tile, smallest, strict=True)]
         if "patches.tile" in experiment.automatic and max(spare) > 0:
             longest = spare.index(max(spare))
-            tile = [n - model.geometry[0].divisor * (i == longest) for i, n in enumerate(tile)]
+            tile[longest] -= model.geometry[longest].divisor
             reasons["patches.tile"] = f"the largest that fits {budget:g} GB"
         elif "model.width" in experiment.automatic and model.width > NARROWEST:
             model = model.model_copy(update={"width": model.width // 2})
@@ -369,12 +371,13 @@ def write_plan(
     facts = read_json(index)
     look = "model.depth" in experiment.automatic
     of = fingerprint(images, facts, experiment.model.dimensions, look)
-    made = plan(experiment, of, len(facts["class_names"]))
+    made = plan(experiment, of, len(facts["class_names"] or facts["target_names"]))
     for name, value in made["values"].items():
         log(f"{name}: {value} ({made['reasons'][name]})")
     train = experiment.train
     on_host = 0 if train.device == "gpu" else made["step_bytes"]
-    held = VALIDATION_BYTES["held"] * of.pixels // experiment.split.folds
+    split = experiment.split
+    held = VALIDATION_BYTES["held"] * of.pixels * split.validating_folds // split.folds
     validation = held + VALIDATION_BYTES["scored"] * of.largest
     mem_mb = train.devices * (PROCESS_MB[train.device] + on_host // 10**6) + validation // 10**6
     write_json(output, {"key": key, **made, "mem_mb": mem_mb})

@@ -42,9 +42,10 @@ def take_over(
     other = model.network.state_dict()
     mine = network.state_dict()
     last = [name for name in mine if name.startswith("classify.")]
+    heads = [name for name in {*mine, *other} if name.startswith("heads.")]  # of training alone
     different = [
         name
-        for name in {*mine, *other} - {*last}
+        for name in {*mine, *other} - {*last, *heads}
         if name not in mine or name not in other or mine[name].shape != other[name].shape
     ]
     if different:
@@ -52,8 +53,12 @@ def take_over(
             f"{start}: train.start_from must be the same network: {len(different)} layers differ, "
             f"such as {min(different)}; set model as its model.json says, and take as many channels"
         )
-    new = [name for name in last if name not in other or mine[name].shape != other[name].shape]
-    network.load_state_dict({**other, **{name: mine[name] for name in new}})
+    new = [
+        name
+        for name in mine
+        if name in {*last, *heads} and (name not in other or mine[name].shape != other[name].shape)
+    ]
+    network.load_state_dict({name: (mine if name in new else other)[name] for name in mine})
     log(f"starts from {start}" + (f"; new: {', '.join(new)}" if new else ""))
     if freeze_encoder:
         network.encoder.requires_grad_(False)

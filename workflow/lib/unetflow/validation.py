@@ -1,28 +1,42 @@
-"""Scores of a network in training on whole validation images, and the threshold they suggest."""
+"""Scores of a network in training on whole validation images, and the threshold they suggest.
+
+A regression validates by its loss.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from unetflow import axes as axis_rules
+from unetflow.annotation import Every, untaught
 from unetflow.inference import Model, array_reader, logits, softmax
 from unetflow.intensity import Normalisation
+from unetflow.losses import Loss
 from unetflow.store import NOT_ANNOTATED, open_image
 
 THRESHOLDS = np.linspace(0, 1, 101)
 
-Annotated = tuple[NDArray[np.float32], NDArray[np.uint8]]
-"""Normalised pixels (channel, *spatial) and classes (*spatial) of an image."""
+Annotated = tuple[NDArray[np.float32], NDArray[Any]]
+"""Normalised pixels (channel, *spatial) of an image; its classes (*spatial), or its normalised true
+values (channel, *spatial)."""
 
 
 def read_validation(
-    paths: Mapping[str, Path], normalise: Mapping[str, Normalisation]
+    paths: Mapping[str, Path],
+    normalise: Mapping[str, Normalisation],
+    annotated_planes: Every | None = None,
+    tested_planes: int | None = None,
 ) -> list[Annotated]:
     """Read validation images by name, each with its own normalisation.
+
+    They validate where they could teach, see `annotation.untaught`.
 
     Raises
     ------
@@ -38,7 +52,10 @@ def read_validation(
                 f"{path}: a validation image must be annotated: it has no labels/classes"
             )
         everything = tuple(slice(0, extent) for extent in image.spatial_shape)
-        images.append((normalise[name].apply(image.region(everything)), np.asarray(classes)))
+        known, spatial = np.asarray(classes), axis_rules.spatial(image.axes)
+        skipped = untaught(everything, spatial, annotated_planes, tested_planes)
+        np.copyto(known, NOT_ANNOTATED, where=skipped)
+        images.append((normalise[name].apply(image.region(everything)), known))
     if images and not any(((of > 0) & (of != NOT_ANNOTATED)).any() for _, of in images):
         raise ValueError(
             "validation images must show foreground, which chooses step and threshold: got "
@@ -47,19 +64,110 @@ def read_validation(
     return images
 
 
+def read_values(
+    paths: Mapping[str, Path], normalise: Mapping[str, Normalisation], target: Normalisation
+) -> list[Annotated]:
+    """Read validation images of a regression by name, with their true values.
+
+    Raises
+    ------
+    ValueError
+        If one has no true values.
+    """
+    found = []
+    for name, path in paths.items():
+        image = open_image(path)
+        values = image.target()
+        if values is None:
+            raise ValueError(f"{path}: a validation image must have true values: it has no target")
+        everything = tuple(slice(0, extent) for extent in image.spatial_shape)
+        pixels = normalise[name].apply(image.region(everything))
+        found.append((pixels, target.apply(values.region(everything))))
+    return found
+
+
 @dataclass(frozen=True)
-class Validation:
-    """A network in training, with the images that it is judged by."""
+class Judge:
+    """A network in training, with the images that it is judged by.
+
+    Attributes
+    ----------
+    measure : str
+        What the history calls its judgement.
+    sign : int
+        1 where that is better the higher it is, else -1.
+    """
 
     model: Model
     images: Sequence[Annotated]
     tile: Sequence[int]
+    measure: ClassVar[str]
+    sign: ClassVar[int] = 1
+
+    def score(self) -> float:
+        """Judgement, which is kept where it is best."""
+        raise NotImplementedError
+
+    def threshold(self) -> float | None:
+        """Foreground probability above which a pixel is taken for one; None without classes."""
+        return None
+
+    def panels(
+        self, truth: NDArray[Any], outputs: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Truth and prediction (*part) of a part of an image, grey from 0 to 1."""
+        raise NotImplementedError
+
+    def outputs(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the network gives (outputs, *spatial) for pixels (channel, *spatial)."""
+        shape = pixels.shape[1:]
+        whole = tuple(slice(0, extent) for extent in shape)
+        return logits(self.model, array_reader(pixels), shape, whole, self.tile)
+
+
+@dataclass(frozen=True)
+class Losses(Judge):
+    """A regression, judged by the loss that it learns by."""
+
+    loss: Loss
+    measure = "validation_loss"
+    sign = -1
+
+    def score(self) -> float:
+        """Mean loss of planes, or of volumes by a 3D network, each as a whole."""
+        self.model.network.eval()
+        losses = []
+        for pixels, values in self.images:
+            for plane in np.ndindex(values.shape[1 : -len(self.tile)]):
+                pair = self.outputs(pixels[:, *plane]), values[:, *plane]
+                found, true = (torch.from_numpy(np.ascontiguousarray(of))[None] for of in pair)
+                losses.append(self.loss(found, true, torch.ones_like(true[:, 0])).item())
+        return float(np.mean(losses))
+
+    def panels(
+        self, truth: NDArray[Any], outputs: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the first channel of both, black and white where the truth is so."""
+        low, extent = truth[0].min(), max(float(np.ptp(truth[0])), 1e-6)
+        true, found = (np.clip((of[0] - low) / extent, 0, 1) for of in (truth, outputs))
+        return true, found
+
+
+@dataclass(frozen=True)
+class Validation(Judge):
+    """A segmentation, judged by the Dice of foreground and background."""
+
+    measure = "validation_dice"
+
+    def score(self) -> float:
+        """Mean Dice."""
+        return self.dice()
 
     def dice(self) -> float:
         """Mean Dice of foreground and background at the threshold where it is best."""
         return float(np.mean(dice_at_thresholds(self.histograms()), axis=0).max())
 
-    def threshold(self) -> float:
+    def threshold(self) -> float | None:
         """Foreground probability above which the foreground's Dice is best."""
         foreground, _ = dice_at_thresholds(self.histograms())
         return float(THRESHOLDS[int(np.argmax(foreground))])
@@ -79,10 +187,14 @@ class Validation:
 
     def foreground(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Predicted probability of foreground (*spatial) of pixels (channel, *spatial)."""
-        shape = pixels.shape[1:]
-        whole = tuple(slice(0, extent) for extent in shape)
-        predicted = softmax(logits(self.model, array_reader(pixels), shape, whole, self.tile))
-        return np.asarray(1 - predicted[0])
+        return np.asarray(1 - softmax(self.outputs(pixels))[0])
+
+    def panels(
+        self, truth: NDArray[Any], outputs: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return foreground and its probability; grey is what is not annotated."""
+        true = np.where(truth == NOT_ANNOTATED, 0.5, truth > 0)
+        return true.astype(np.float32), np.asarray(1 - softmax(outputs)[0])
 
 
 def dice_at_thresholds(

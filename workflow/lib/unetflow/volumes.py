@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetflow import axes as axis_rules
+from unetflow.formats.medical import is_series
 from unetflow.formats.source import Source, divided, index_of, only
 from unetflow.store import Image, Pixels
 
@@ -22,6 +25,7 @@ NUMPY = (".npy",)
 MEDICAL = (".nii", ".nii.gz", ".mha", ".mhd")
 VENDOR = (".czi", ".nd2", ".lif", ".dv", ".oib", ".oif", ".sldy", ".vsi", ".ims")
 LOCAL = NUMPY + MEDICAL + VENDOR
+ZARR = ("zarr.json", ".zgroup", ".zarray")
 
 Opener = Callable[[str, str, str], Source]
 
@@ -32,9 +36,10 @@ def open_volume(
     """Open one time point of one scene; its pixels are read as they are asked for.
 
     OME-Zarr (0.4, 0.5), Zarr arrays, TIFF, HDF5 (`FILE.h5:/path/of/dataset` where there are
-    several), NumPy, NIfTI, MetaImage, and what bioio has plugins for. Zarr, TIFF and HDF5 may be
-    URLs. Where nothing names the axes, 2 are yx, 3 zyx, 4 czyx and 5 tczyx. Samples of a pixel,
-    such as red, green and blue, are channels.
+    several), NumPy, NIfTI, MetaImage, a folder of DICOM slices, and what bioio has plugins for.
+    Zarr, TIFF and HDF5 may be URLs. Where nothing names the axes, 2 are yx, 3 zyx, 4 czyx and 5
+    tczyx. Samples of a pixel, such as red, green and blue, are channels. Medical volumes are turned
+    to the axes of the patient.
 
     Parameters
     ----------
@@ -93,6 +98,32 @@ def choice_of(row: Mapping[str, str]) -> dict[str, str]:
     return {column: row.get(column, "") for column in CHOICES}
 
 
+def parse_region(text: str, image: Image) -> tuple[slice, ...] | None:
+    """Region of a volume that a sheet's cell names, such as `0:20, 100:900, :`; None for all.
+
+    Raises
+    ------
+    ValueError
+        If it is no such region, or not within the volume.
+    """
+    if not text:
+        return None
+    shape, region = image.spatial_shape, []
+    parts = [part.strip() for part in text.split(",")]
+    for part, extent in zip(parts, shape, strict=False):
+        found = re.fullmatch(r"(\d*):(\d*)", part)
+        start, stop = (int(found[1] or 0), int(found[2] or extent)) if found else (0, 0)
+        region.append(slice(start, stop))
+        if not 0 <= start < stop <= extent:
+            parts = []
+    if len(parts) != len(shape):
+        raise ValueError(
+            f"{image.path}: region must be start:stop along each of {', '.join(map(str, shape))} "
+            f"voxels: got {text!r}; correct it in the sheet"
+        )
+    return tuple(region)
+
+
 def is_remote(place: str) -> bool:
     """Whether a place is a URL."""
     return "://" in place
@@ -107,7 +138,7 @@ def may_be_zarr(place: str) -> bool:
     """Whether a place may be a Zarr folder: it is a folder, or a URL of no other known ending."""
     if is_remote(place):
         return not divided(place)[0].lower().endswith(TIFF + HDF5 + LOCAL)
-    return Path(place).is_dir()
+    return os.path.isdir(place)  # False, too, where that cannot be known
 
 
 def opener_of(place: str) -> Opener:
@@ -123,12 +154,21 @@ def opener_of(place: str) -> Opener:
         raise ValueError(
             f"{place}: a volume must exist: found nothing; correct the path in the sheet"
         )
+    folder = path is not None and path.is_dir()
+    series = path is not None and is_series(path)
+    if path is not None and folder and not (series or any((path / of).is_file() for of in ZARR)):
+        raise ValueError(
+            f"{place}: a folder must be a Zarr image: found none of {', '.join(ZARR)}; name the "
+            f"files in it by a pattern, such as {place.rstrip('/')}/*.tif"
+        )
     if path is None and name.endswith(LOCAL):
         raise ValueError(
             f"{place}: a volume at a URL must be Zarr, TIFF or HDF5: found another ending; "
             "download it"
         )
-    if may_be_zarr(place):
+    if series:
+        from unetflow.formats.medical import open_source
+    elif may_be_zarr(place):
         from unetflow.formats.ome_zarr import open_source
     elif name.endswith(TIFF):
         from unetflow.formats.tiff import open_source

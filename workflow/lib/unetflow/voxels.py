@@ -21,7 +21,9 @@ ALIKE = 0.05
 """Sizes that differ by less are the same: scales are stated in so many digits."""
 
 
-def resampled(image: Image, voxel_size_um: Mapping[Any, float] | None) -> Image:
+def resampled(
+    image: Image, voxel_size_um: Mapping[Any, float] | None, setting: str = "predict.voxel_size_um"
+) -> Image:
     """Return a volume with voxels of another size, interpolated linearly as it is read.
 
     Its extents are those that cover the volume, rounded. For much larger voxels choose a level of
@@ -31,6 +33,8 @@ def resampled(image: Image, voxel_size_um: Mapping[Any, float] | None) -> Image:
     ----------
     voxel_size_um : mapping of some of "zyx" to micrometres, or None
         None leaves the volume as it is, and so do axes that are not named.
+    setting : str
+        What to leave out, for the error.
 
     Raises
     ------
@@ -43,16 +47,48 @@ def resampled(image: Image, voxel_size_um: Mapping[Any, float] | None) -> Image:
     if unknown:
         raise ValueError(
             f"{image.path}: a volume must state the size of its voxels to be resampled: found none "
-            f"along {', '.join(unknown)}; write it into its metadata, or leave "
-            "predict.voxel_size_um out"
+            f"along {', '.join(unknown)}; write it into its metadata, or leave {setting} out"
         )
-    steps = tuple(
-        named[axis] / image.voxel_size_um[axis] if axis in named else 1.0 for axis in spatial
-    )
+    steps = steps_to(image, named)
     if all(abs(step - 1) < 1e-6 for step in steps):
         return image
     array: Any = Resampled(image, steps)
     return Image(image.path, array, image.axes, {**image.voxel_size_um, **named})
+
+
+def steps_to(image: Image, voxel_size_um: Mapping[Any, float]) -> tuple[float, ...]:
+    """Extents of voxels of another size in those of a volume; 1 along axes that are not named."""
+    return tuple(
+        voxel_size_um[axis] / image.voxel_size_um[axis] if axis in voxel_size_um else 1.0
+        for axis in axis_rules.spatial(image.axes)
+    )
+
+
+def resampled_classes(labels: NDArray[np.integer], steps: Sequence[float]) -> NDArray[np.integer]:
+    """Return classes with voxels of another size: where each is interpolated, the largest.
+
+    Of two as large it is the smaller number. Thin classes keep their volume better than by the
+    nearest voxel, and edges are smooth.
+    """
+    most, result = None, np.zeros((), labels.dtype)
+    for value in np.unique(labels):
+        part = Image("", (labels == value).astype(np.float32), "zyx"[-labels.ndim :], {})
+        share = Resampled(part, tuple(steps))[...]
+        if most is None:
+            most, result = share, np.full(share.shape, value, labels.dtype)
+            continue
+        result[share > most] = value
+        most = np.maximum(share, most)
+    return result
+
+
+def resampled_ids(labels: NDArray[np.integer], steps: Sequence[float]) -> NDArray[np.integer]:
+    """Return ids with voxels of another size, each that of the nearest voxel."""
+    of = Resampled(Image("", labels, "zyx"[-labels.ndim :], {}), tuple(steps))
+    for axis, extent in enumerate(of.shape):
+        below, above, share = of.places(axis, list(range(extent)))
+        labels = np.take(labels, np.where(share > 0.5, above, below), axis)
+    return labels
 
 
 @dataclass(frozen=True)
@@ -66,10 +102,13 @@ class Resampled:
     ----------
     steps : tuple of float
         Extent of a voxel along each spatial axis, in those of the volume.
+    extents : tuple of int, optional
+        Voxels along each spatial axis, where they are others than those that cover the volume.
     """
 
     image: Image
     steps: tuple[float, ...]
+    extents: tuple[int, ...] | None = None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -81,6 +120,8 @@ class Resampled:
         """Extents along all axes."""
         spatial = self.image.spatial_shape
         lead = tuple(self.image.array.shape[: -len(spatial)])
+        if self.extents is not None:
+            return lead + self.extents
         sizes = zip(spatial, self.steps, strict=True)
         return lead + tuple(max(1, round(extent / step)) for extent, step in sizes)
 

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unetflow import axes as axis_rules
+from unetflow.annotation import untaught
 from unetflow.distances import nearest_two
 from unetflow.progress import log
 from unetflow.separation import separate
-from unetflow.settings import WeightsSettings
+from unetflow.settings.training import WeightsSettings
 from unetflow.store import (
     NOT_ANNOTATED,
     Image,
@@ -137,6 +138,27 @@ def class_weights(counts: Sequence[int]) -> NDArray[np.float32]:
     return weights.astype(np.float32)
 
 
+def weights_of_classes(
+    counts: Sequence[int], settings: WeightsSettings
+) -> NDArray[np.float32] | float:
+    """w_c: those that are given by hand, or that balance the classes, or 1.
+
+    Raises
+    ------
+    ValueError
+        If others are given than there are classes.
+    """
+    given = settings.class_weights
+    if given is None:
+        return class_weights(counts) if settings.balance_classes else 1.0
+    if len(given) != len(counts):
+        raise ValueError(
+            f"weights.class_weights must be one per class, background first, {len(counts)} of them:"
+            f" got {list(given)}"
+        )
+    return np.asarray(given, np.float32)
+
+
 def target_and_weights(
     classes: NDArray[np.uint8],
     instances: NDArray[np.integer],
@@ -161,13 +183,18 @@ def target_and_weights(
     sigma : float
         Width of the border term in the same unit.
 
+    Raises
+    ------
+    ValueError
+        If `class_weights` are not as many as there are classes.
+
     References
     ----------
     [1], equation 2.
     """
     target = separate(classes, instances) if settings.separate_touching else classes
     of_class = np.zeros(256, np.float32)
-    of_class[: len(class_counts)] = class_weights(class_counts) if settings.balance_classes else 1
+    of_class[: len(class_counts)] = weights_of_classes(class_counts, settings)
     of_class[1:] *= settings.foreground_factor
     weights = of_class[target]
     if settings.w0 > 0:
@@ -213,6 +240,7 @@ def write_weights(
     dimensions: int,
     settings: WeightsSettings,
     threads: int = 1,
+    tested_planes: int | None = None,
 ) -> None:
     """Write the training target and border weights of one OME-Zarr image, block by block.
 
@@ -226,13 +254,24 @@ def write_weights(
         Zarr group, complete or absent: `target` uint8, `weights` float32, with the image's axes.
     dimensions : int
         Of the network: with 2 each plane of a stack is weighted by itself.
+    settings : WeightsSettings
+        `annotated_planes` leaves out the others as the last step: what lies between them is known
+        to objects and distances.
     threads : int
         Blocks at once; of an image of one block, the threads of its distance transform.
+    tested_planes : int, optional
+        Of a stack whose every n-th plane is held out: it is left out likewise.
     """
     image = open_image(image_path)
     classes, instances = labels_of(image, dimensions)
     sampling, sigma = sampling_of(image, dimensions, settings)
     spatial, shape = axis_rules.spatial(image.axes), classes.shape
+    unknown = set(settings.annotated_planes or ()) - set(spatial)
+    if unknown:
+        raise ValueError(
+            f"{image_path}: weights.annotated_planes must be across axes of the image, {spatial}: "
+            f"got {', '.join(sorted(unknown))}; leave it out"
+        )
     # One more, since the line between touching objects is drawn where the next pixel is another.
     reach = reach_of(settings, sigma)
     margin = [0] * (len(shape) - dimensions) + [math.ceil(reach / step) + 1 for step in sampling]
@@ -259,6 +298,9 @@ def write_weights(
                 np.reshape(parts, of_class.shape) for parts in zip(*planes, strict=True)
             )
             tell_of_lost(of_object, target, core)
+            skipped = untaught(window, spatial, settings.annotated_planes, tested_planes)
+            np.copyto(target, NOT_ANNOTATED, where=skipped)
+            np.copyto(weights, 0, where=skipped)
             for array, part in zip(arrays, (target, weights), strict=True):
                 array[block] = part[core]
         except Exception as error:

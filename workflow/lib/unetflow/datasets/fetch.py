@@ -16,7 +16,7 @@ import pooch
 
 from unetflow.datasets.download import BY_HAND, delete_part, download_file
 from unetflow.datasets.extract import ArchiveFolder, is_archive, name_parts, require_space
-from unetflow.settings import Download
+from unetflow.settings.datasets import Download
 
 
 def fetch(

@@ -6,8 +6,7 @@ A layout yields `Source`s lazily; `prepare` checks and writes them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,47 +25,26 @@ from unetflow.datasets.files import (
     read_mask,
     read_picture,
 )
+from unetflow.datasets.medical import cases, decathlon, decathlon_classes
 from unetflow.datasets.patterns import matching, safe
+from unetflow.datasets.phantom import phantom
+from unetflow.datasets.source import Labelled, Source
 from unetflow.datasets.synthetic import synthesize
+from unetflow.datasets.values import synthetic as synthetic_values
+from unetflow.datasets.values import targets
 from unetflow.lineage import read_lineage
-from unetflow.settings import (
+from unetflow.settings.datasets import (
     CtcLayout,
     DatasetSettings,
+    DecathlonLayout,
     Hdf5Layout,
+    MedicalLayout,
     PairsLayout,
     StackLayout,
     SyntheticLayout,
+    TargetsLayout,
 )
 from unetflow.store import NOT_ANNOTATED
-
-Labelled = tuple[Pixels, Mask | None, Mask | None]
-"""Pixels, classes and instances of a picture."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """One picture of a dataset with its labels, not yet read.
-
-    Attributes
-    ----------
-    name, group : str
-        The image, and the sequence, stack or patient it belongs to.
-    frame : int
-        Position in the group.
-    file : Path
-        For error messages.
-    read : function
-        Returns pixels, classes or None, instances or None.
-    read_markers : function, or None
-        Returns the markers of the true tracks that are in this frame.
-    """
-
-    name: str
-    group: str
-    frame: int
-    file: Path
-    read: Callable[[], Labelled]
-    read_markers: Callable[[], Mask] | None = None
 
 
 def sources(dataset: DatasetSettings, root: Path) -> Iterator[Source]:
@@ -84,9 +62,30 @@ def sources(dataset: DatasetSettings, root: Path) -> Iterator[Source]:
         return cell_tracking(layout, root)
     if isinstance(layout, PairsLayout):
         return pairs(layout, root)
+    if isinstance(layout, TargetsLayout):
+        return targets(layout, root)
     if isinstance(layout, Hdf5Layout):
         return hdf5(layout, root)
-    return synthetic(layout, root)
+    if isinstance(layout, MedicalLayout):
+        return cases(layout, root)
+    if isinstance(layout, DecathlonLayout):
+        return decathlon(layout, root)
+    if dataset.target_names:
+        return synthetic_values(layout, root)
+    return synthetic(layout, root, dataset.voxel_size_um)
+
+
+def class_names(dataset: DatasetSettings, root: Path) -> tuple[str, ...]:
+    """Names of a dataset's classes, background first.
+
+    Raises
+    ------
+    ValueError
+        If its files should name them, and do not.
+    """
+    if isinstance(dataset.layout, DecathlonLayout):
+        return decathlon_classes(root)
+    return dataset.class_names
 
 
 def lineages(dataset: DatasetSettings, root: Path) -> dict[str, NDArray[np.int64]]:
@@ -321,9 +320,16 @@ def read_hdf5(path: Path, layout: Hdf5Layout, plane: int | None = None) -> Label
         return labelled(pixels, file[layout.labels][which], layout, path)
 
 
-def synthetic(layout: SyntheticLayout, root: Path) -> Iterator[Source]:
+def synthetic(
+    layout: SyntheticLayout, root: Path, voxel_size_um: Mapping[str, float]
+) -> Iterator[Source]:
     """Stacks that are made here, whole or plane by plane."""
     for number in range(layout.stacks):
+        if layout.texture == "phantom":
+            size = [voxel_size_um.get(axis, 1000.0) for axis in "zyx"]
+            make = partial(imagined, layout.shape, size, layout.seed + number)
+            yield Source(f"phantom{number}", f"phantom{number}", 0, root, make, axes="czyx")
+            continue
         pixels, instances = synthesize(layout.texture, layout.shape, layout.seed + number)
         name = f"{layout.texture}{number}"
         if len(layout.shape) == 3 and layout.planes_are_images:
@@ -332,6 +338,11 @@ def synthetic(layout: SyntheticLayout, root: Path) -> Iterator[Source]:
                 yield Source(f"{name}_{plane:03d}", name, plane, root, read)
         else:
             yield Source(name, name, 0, root, partial(given, pixels, instances))
+
+
+def imagined(shape: Sequence[int], voxel_size: Sequence[float], seed: int) -> Labelled:
+    """Pixels and classes of a phantom."""
+    return *phantom(shape, voxel_size, seed), None
 
 
 def given(pixels: Pixels, instances: Mask) -> Labelled:

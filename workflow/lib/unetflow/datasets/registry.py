@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 
 from unetflow.reading import parse, read_yaml
-from unetflow.settings import DatasetSettings, Download
+from unetflow.settings.datasets import DatasetSettings, Download
 
 
 def find_dataset(name: str, registry: Path, override: Path | None) -> DatasetSettings:

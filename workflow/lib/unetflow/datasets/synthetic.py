@@ -6,11 +6,14 @@ training stack ("membranes") and the annotated frames of PhC-C2DH-U373 ("cells")
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, sparse, special
 from skimage import measure
+
+from unetflow.datasets.toy import draw_shapes
 
 Volume = tuple[int, int, int]
 Floats = NDArray[np.float32]
@@ -31,13 +34,14 @@ def synthesize(
     cells behind dark membranes, of which some are faint, with mitochondria and vesicles that are
     just as dark. A membrane is background, so that within a plane no two cells are 4-connected.
     ``"cells"`` resembles phase contrast: sparse cells with protrusions and a halo, among debris;
-    cells may touch, and then share a border without background between them.
+    cells may touch, and then share a border without background between them. ``"circles"`` and
+    ``"rectangles"`` are bright shapes in noise, of which none overlap.
 
     Memory peaks at about 90 bytes per voxel.
 
     Parameters
     ----------
-    texture : {"membranes", "cells"}
+    texture : {"membranes", "cells", "circles", "rectangles"}
         What the image looks like.
     shape : tuple of int
         ``(rows, columns)`` or ``(planes, rows, columns)``; rows and columns are at least 16. In a
@@ -393,4 +397,9 @@ def _expose(
 _TEXTURES: dict[
     str,
     Callable[[Volume, np.random.Generator], tuple[NDArray[np.uint8], NDArray[np.uint32]]],
-] = {"membranes": _membranes, "cells": _cells}
+] = {
+    "membranes": _membranes,
+    "cells": _cells,
+    "circles": partial(draw_shapes, round_ones=True),
+    "rectangles": partial(draw_shapes, round_ones=False),
+}

@@ -141,13 +141,23 @@ def divided_and_joined(table: Contingency) -> dict[str, int]:
         `over_segmented`: true objects in which two or more predicted ones lie, each with more than
         half of its pixels; `under_segmented`: predicted objects in which two or more true ones lie.
     """
-    overlaps = _overlaps(table)
-    inside = np.bincount(overlaps.row[overlaps.prediction_majority])
-    around = np.bincount(overlaps.column[overlaps.majority])
-    return {
-        "over_segmented": int(np.count_nonzero(inside > 1)),
-        "under_segmented": int(np.count_nonzero(around > 1)),
-    }
+    return {"over_segmented": len(divided(table)), "under_segmented": len(joined(table))}
+
+
+def divided(table: Contingency) -> NDArray[np.integer]:
+    """Labels of the true objects that were found in several pieces, see `divided_and_joined`."""
+    overlaps, (labels, _) = _overlaps(table), table.truth_sizes
+    inside = np.bincount(
+        overlaps.row[overlaps.prediction_majority], minlength=overlaps.truth_objects
+    )
+    return labels[labels > 0][inside > 1]
+
+
+def joined(table: Contingency) -> NDArray[np.integer]:
+    """Labels of the predicted objects that are several true ones, see `divided_and_joined`."""
+    overlaps, (labels, _) = _overlaps(table), table.prediction_sizes
+    around = np.bincount(overlaps.column[overlaps.majority], minlength=overlaps.prediction_objects)
+    return labels[labels > 0][around > 1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,8 +43,8 @@ def count_pixels(
     Returns
     -------
     confusion : int64 array (n_classes, n_classes)
-        Rows are true classes, columns most probable ones, the first of equals; see
-        `semantic.confusion`.
+        Rows are true classes, columns most probable ones, the first of equals. All 0 where
+        nothing is annotated.
     levels : int64 array (n_classes - 1, 2, 256)
         Of each class but 0, the pixels that are not and that are of it, by its probability in
         1 / 255, rounded half to even.

@@ -1,9 +1,9 @@
-"""Scores of semantic classes, all from one confusion matrix.
+"""Scores of semantic classes, all from one confusion matrix; see `probabilities.count_pixels`.
 
-Matrices of several images add up: `confusion(a) + confusion(b)` gives the scores over their pixels
-together. A class that occurs in neither truth nor prediction has no score: NaN, for callers to
-leave out of a mean over classes (`numpy.nanmean`). Counting it as 1 would reward every experiment
-for classes that its images do not have, counting it as 0 would punish it.
+Rows are true classes, columns predicted ones. Matrices of several images add up to that of their
+pixels together. A class that occurs in neither truth nor prediction has no score: NaN, for callers
+to leave out of a mean over classes (`numpy.nanmean`). Counting it as 1 would reward every
+experiment for classes that its images do not have, counting it as 0 would punish it.
 
 References
 ----------
@@ -17,62 +17,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-
-
-def confusion(
-    truth: NDArray[np.integer],
-    prediction: NDArray[np.integer],
-    n_classes: int,
-    ignore_value: int = 255,
-) -> NDArray[np.int64]:
-    """Count the pixels of every pair of true and predicted class.
-
-    Parameters
-    ----------
-    truth, prediction : integer arrays of the same shape, any number of axes
-        Classes 0 to n_classes - 1; the truth may also hold `ignore_value`.
-    n_classes : int
-        Number of classes, background included.
-    ignore_value : int
-        Truth of pixels that are not annotated: they are left out, whatever the prediction.
-
-    Returns
-    -------
-    int64 array of shape (n_classes, n_classes)
-        Rows are true classes, columns predicted ones. All 0 where nothing is annotated.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, a class is out of range, or `ignore_value` is a class.
-    TypeError
-        If the classes are not integers.
-    """
-    if 0 <= ignore_value < n_classes:
-        raise ValueError(
-            f"ignore_value must not be a class: got {ignore_value} with {n_classes} classes; "
-            "use 255, or -1 with more classes"
-        )
-    if truth.shape != prediction.shape:
-        raise ValueError(
-            f"truth and prediction must have the same shape: got {truth.shape} and "
-            f"{prediction.shape}; crop or resample the prediction to the annotated image"
-        )
-    annotated = truth != ignore_value
-    truth, prediction = truth[annotated], prediction[annotated]
-    for name, classes in (("truth", truth), ("prediction", prediction)):
-        if not np.issubdtype(classes.dtype, np.integer):
-            raise TypeError(
-                f"{name}: classes must be integers: got {classes.dtype}; "
-                "take the argmax of probabilities"
-            )
-        if classes.size and not 0 <= classes.min() <= classes.max() < n_classes:
-            raise ValueError(
-                f"{name}: classes must be 0 to {n_classes - 1}: got {classes.min()} to "
-                f"{classes.max()}; check n_classes, and mark unannotated pixels as {ignore_value}"
-            )
-    pairs = truth.astype(np.int64) * n_classes + prediction.astype(np.int64)
-    return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
 def dice(confusion: NDArray[np.int64]) -> NDArray[np.float64]:

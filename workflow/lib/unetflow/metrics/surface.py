@@ -70,7 +70,8 @@ def surface_scores(
         `average_surface_distance` = sum of area x d over both / (|S(T)| + |S(P)|) [3];
         `surface_dice` = area with d <= tolerance of both / (|S(T)| + |S(P)|), 1 is best [2];
         `volumetric_overlap_error` = 1 - |T ∩ P| / |T ∪ P|, 0 is best [3];
-        `relative_volume_difference` = (|P| - |T|) / |T|, below 0 if too little is predicted [3].
+        `relative_volume_difference` = (|P| - |T|) / |T|, below 0 if too little is predicted [3];
+        `rms_surface_distance` = root of the sum of area x d² over both / (|S(T)| + |S(P)|) [3].
 
         If one side alone is empty, scores are the worst there are: surface Dice 0, overlap error 1,
         distances infinite, volume difference -1 without prediction, infinite without truth. A mean
@@ -115,6 +116,7 @@ def surface_scores(
         "volumetric_overlap_error": ratio(2 * union - true - predicted, union),
         # 0 * inf is NaN: neither truth nor prediction.
         "relative_volume_difference": (predicted - true) / true if true else predicted * math.inf,
+        "rms_surface_distance": math.sqrt(ratio((distance**2 * area).sum(), area.sum())),
     }
 
 

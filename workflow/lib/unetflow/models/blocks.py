@@ -3,12 +3,16 @@
 References
 ----------
 .. [1] Ronneberger et al. 2015, DOI 10.1007/978-3-319-24574-4_28.
+.. [2] D. Ulyanov, A. Vedaldi, V. Lempitsky: Instance Normalization. 2016, arXiv:1607.08022.
+.. [3] Z. Liu et al.: A ConvNet for the 2020s. CVPR 2022, DOI 10.1109/CVPR52688.2022.01167: layer
+       normalisation of the channels of each pixel.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -41,21 +45,88 @@ def upsample(layer: nn.ConvTranspose2d, x: Tensor, border: Sequence[Border]) -> 
     `x`. They stay on the border of the image, where there is nothing beyond. On other sides
     `(kernel - stride + 1) // 2` are cut off, on both sides alike.
     """
+    sizes = zip(layer.kernel_size, layer.stride, strict=True)
+    return inner(layer(x), [(extent - stride + 1) // 2 for extent, stride in sizes], border)
+
+
+def interpolate(
+    x: Tensor, strides: Sequence[int], border: Sequence[Border], nearest: bool = False
+) -> Tensor:
+    """Repeat each sample `strides` times, or interpolate linearly; keep those that lack no input.
+
+    Linear interpolation takes half a stride of samples on each side in part from beyond `x`. On the
+    border of the image these are like the outermost sample; on other sides they are cut off.
+    """
+    factors = [float(stride) for stride in strides]
+    if nearest:
+        return functional.interpolate(x, scale_factor=factors, mode="nearest")
+    mode = "bilinear" if x.ndim == 4 else "trilinear"
+    x = functional.interpolate(x, scale_factor=factors, mode=mode, align_corners=False)
+    return inner(x, [stride // 2 for stride in strides], border)
+
+
+def inner(x: Tensor, lost: Sequence[int], border: Sequence[Border]) -> Tensor:
+    """Return `x` without `lost` samples on each side that is not on the border of the image."""
     parts = [slice(None)] * 2
-    for extent, stride, (start, stop) in zip(layer.kernel_size, layer.stride, border, strict=True):
-        lost = (extent - stride + 1) // 2
-        parts.append(slice(0 if start else lost, None if stop else -lost))
-    kept: Tensor = layer(x)[tuple(parts)]
-    return kept
+    for width, (start, stop) in zip(lost, border, strict=True):
+        parts.append(slice(0 if start else width, None if stop or not width else -width))
+    return x[tuple(parts)]
 
 
 def crop(skip: Tensor, like: Tensor, border: Sequence[Border]) -> Tensor:
     """Part of `skip` that lies where `like` does: nothing is cut off at the border of the image."""
-    for axis, (start, stop) in enumerate(border, start=2):
-        extent = like.shape[axis]
+    return crop_to(skip, like.shape[2:], border)
+
+
+def crop_to(skip: Tensor, extents: Sequence[int], border: Sequence[Border]) -> Tensor:
+    """Middle of `skip` of these extents: nothing is cut off at the border of the image."""
+    for axis, (extent, (start, stop)) in enumerate(zip(extents, border, strict=True), start=2):
         excess = skip.shape[axis] - extent
         skip = skip.narrow(axis, 0 if start else excess if stop else excess // 2, extent)
     return skip
+
+
+class _InstanceNorm(nn.Module):
+    """Instance normalisation ([2]) in training; by the mean of its statistics at prediction.
+
+    Statistics of a tile would differ from those of the whole image, and so would its prediction.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised features."""
+        of: Any = self
+        if not self.training:
+            return super().forward(x)  # type: ignore[no-any-return]
+        return functional.instance_norm(
+            x, of.running_mean, of.running_var, of.weight, of.bias, True, of.momentum, of.eps
+        )
+
+
+class InstanceNorm2d(_InstanceNorm, nn.BatchNorm2d):
+    """Of planes."""
+
+
+class InstanceNorm3d(_InstanceNorm, nn.BatchNorm3d):
+    """Of volumes."""
+
+
+class LayerNorm(nn.LayerNorm):
+    """Normalisation of the channels of each pixel by their own mean and deviation ([3])."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised features (N, channels, ...)."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def normalisation(kind: str, channels: int, dimensions: int) -> nn.Module:
+    """Return the layer that `UNetSettings.normalisation` names."""
+    if kind == "layer":
+        return LayerNorm(channels)
+    flat, deep = {
+        "batch": (nn.BatchNorm2d, nn.BatchNorm3d),
+        "instance": (InstanceNorm2d, InstanceNorm3d),
+    }[kind]
+    return flat(channels) if dimensions == 2 else deep(channels)
 
 
 def initialise(module: nn.Module) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from unetflow.geometry import Border
 from unetflow.models.blocks import convolve, crop, initialise, upsample
 from unetflow.models.vgg import Vgg
-from unetflow.networks import FcnSettings
+from unetflow.settings.networks import FcnSettings
 
 
 class Fcn(nn.Module):

@@ -17,7 +17,7 @@ from torch.nn import functional
 from unetflow.geometry import Border
 from unetflow.models.blocks import convolve, crop, initialise, upsample
 from unetflow.models.vgg import Vgg
-from unetflow.networks import TernausNetSettings
+from unetflow.settings.networks import TernausNetSettings
 
 
 class Expansion(nn.Module):

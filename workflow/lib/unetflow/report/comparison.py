@@ -1,31 +1,48 @@
-"""Experiments of one dataset side by side, image by image."""
+"""Experiments of one dataset side by side: their scores, image by image, and their speed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from unetflow.report import scores
+from unetflow.report import charts, scores
+from unetflow.report.costs import speed_of
 from unetflow.report.experiment import score_table
+from unetflow.report.planes import plane_charts
+from unetflow.report.vega import Chart
 from unetflow.summaries import compare
 
 
 def comparisons(results: Path, experiments: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     """Return one entry per dataset that several finished experiments have scored.
 
-    An entry has `dataset`, `base` (the first experiment), the headline `metrics` (name, title,
-    whether higher is better) and `rows`: experiment, images that it shares with the base, and per
-    metric its mean over these and how far that is from the base's, as of `summaries.compare`.
+    Experiments that are tested on some planes have an entry of their own: they share no pixels with
+    the others. An entry has `dataset`, `base` (the first experiment), the headline `metrics` (name,
+    title, whether higher is better), `rows` (experiment, images that it shares with the base, and
+    per metric its mean over these and how far that is from the base's, as of `summaries.compare`),
+    `charts` of these differences, `speed` of each experiment, see `costs.speed_of`, and `planes`,
+    scores over the number of annotated planes.
     """
-    of_dataset: dict[str, dict[str, Any]] = {}
+    of_dataset: dict[tuple[str, int | None], dict[str, Any]] = {}
     for name, settings in experiments.items():
         scored = score_table(results / "experiments" / name, [])
         if scored is not None:
             dataset = settings["dataset"]
             key = dataset if isinstance(dataset, str) else dataset["name"]
-            of_dataset.setdefault(key, {})[name] = scored
-    return [side_by_side(key, tables) for key, tables in of_dataset.items() if len(tables) > 1]
+            every = settings["split"]["tested_planes"]
+            of_dataset.setdefault((key, every), {})[name] = scored
+    return [
+        {
+            **side_by_side(dataset if every is None else f"{dataset}-planes-{every}", tables),
+            "speed": {name: speed_of(results / "experiments" / name) for name in tables},
+            "paths": [results / "experiments" / name / "metrics.tsv" for name in tables],
+            "planes": plane_charts(results, dataset, experiments, tables),
+        }
+        for (dataset, every), tables in of_dataset.items()
+        if len(tables) > 1
+    ]
 
 
 def side_by_side(dataset: str, tables: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,7 +68,43 @@ def side_by_side(dataset: str, tables: Mapping[str, Any]) -> dict[str, Any]:
                 ],
             }
         )
-    return {"dataset": dataset, "base": base, "metrics": metrics, "rows": rows}
+    shown = [chart_of(dataset, base, rows, at, *metric) for at, metric in enumerate(metrics)]
+    return {
+        **{"dataset": dataset, "base": base, "metrics": metrics, "rows": rows},
+        "charts": [chart for chart in shown if chart],
+    }
+
+
+def chart_of(
+    dataset: str,
+    base: str,
+    rows: Sequence[Mapping[str, Any]],
+    column: int,
+    metric: str,
+    title: str,
+    higher: bool,
+) -> Chart | None:
+    """Return how far the others are from the base in one metric; None where none shares it."""
+    cells = {row["name"]: row["cells"][column] for row in rows if row["name"] != base}
+    shown = [
+        {
+            "name": name.removeprefix(f"{base}-"),
+            "verdict": cell["better"] or "undecided",
+            **{key: cell[key] for key in ("difference", "low", "high")},
+        }
+        for name, cell in cells.items()
+        if "difference" in cell
+    ]
+    return (
+        charts.intervals(
+            f"comparison-{dataset}-{quote(metric, safe='')}",
+            f"{title}: {'higher' if higher else 'lower'} is better",
+            shown,
+            "difference",
+        )
+        if shown
+        else None
+    )
 
 
 def better(apart: Mapping[str, Any], higher: bool) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from unetflow.metrics.probabilities import (
     average_precision,
@@ -15,11 +16,15 @@ from unetflow.metrics.probabilities import (
     precision_recall,
     reliability,
 )
-from unetflow.report import examples, figures, scores, sources
+from unetflow.report import charts, examples, scores, sources
 from unetflow.report.sources import Run, facts
+from unetflow.report.vega import Chart
 
 SCORE_COLUMNS = ("split", "seed", "image", "metric", "value")
 ROWS = 1000
+VALIDATED = ("validation_dice", "validation_loss")
+"""What networks are judged by in training: segmentations, and regressions."""
+RECORDED = ("host", "platform", "cpus", "gpus", "python", "commit")
 
 
 def experiment_section(
@@ -44,23 +49,32 @@ def experiment_section(
     folder, data = results / "experiments" / name, results / "datasets" / dataset
     images = data / "images.ome.zarr"
     index = data / "index.json"
+    downloaded = results / "datasets" / f"{dataset}.downloads.json"
     made = {stage: results / "experiments" / maker for stage, maker in makers.items()}
     runs = sources.runs_of(results, name, settings)
     folds = [run for run in runs if run.split != "final"]
     summary = facts(folder / "summary.json")
     table = score_table(folder, folds)
     metrics = summary.get("metrics") or ({} if table is None else scores.preliminary(table))
+    scored = [run.folder / "metrics.tsv" for run in folds if run.scored]
+    paths = [folder / "metrics.tsv"] if (folder / "metrics.tsv").is_file() else scored
+    regression, baselines = settings["task"] == "regression", settings["evaluate"]["baselines"]
     return {
         "name": name,
+        "regression": regression,
+        "baselines": scores.beside_baselines(metrics, [*baselines]) if baselines else None,
         "settings": settings,
         "dataset": {**datasets.get(dataset, {}), "name": dataset},
+        "downloaded": {"path": downloaded, "files": facts(downloaded)},
         "index": {"path": index, **index_facts(facts(index))},
+        "split": sources.existing(folder / "split.json"),
         "summary": folder / "summary.json",
         "complete": bool(summary),
         "scored": sum(run.scored for run in folds),
         "folds": len(folds),
         "cards": scores.cards(metrics),
-        "metrics_path": folder / "metrics.tsv",
+        "metrics_paths": paths,
+        "distribution": distribution_chart(name, table),
         "probabilities": probability_curves(name, folder / "curves.tsv"),
         "images": None if table is None else scores.image_table(table),
         "rows_shown": ROWS,
@@ -68,6 +82,7 @@ def experiment_section(
         "versions": run_records(runs),
         "curves": learning_curves(name, runs),
         "examples": list(examples.tested_images(name, table, folder, images)),
+        "slices": examples.worst_slices(name, table, folder, images),
         "unannotated": list(examples.unannotated(name, runs, images)),
         "weights": examples.weight_example(name, made["weights"] / "weights.zarr", images),
         "patches": examples.patch_examples(name, made["patches"] / "patches"),
@@ -101,19 +116,27 @@ def index_facts(index: Mapping[str, Any]) -> dict[str, Any]:
         "shapes": shapes,
         "sizes": sizes,
         "class_names": index.get("class_names", []),
+        "target_names": index.get("target_names", []),
     }
 
 
 def run_facts(run: Run) -> dict[str, Any]:
     """Return state and facts of one training."""
     model = facts(run.folder / "model.json")
+    learned = model.get("training", {})
     return {
         "run": run,
         "progress": sources.training_progress(run),
         "path": run.folder / "model.json",
+        "weights_path": run.folder / "model.safetensors",
+        "cost": facts(run.folder / "train.run.json"),
+        "cost_path": run.folder / "train.run.json",
         "network": model.get("network", {}),
         "geometry": model.get("geometry", []),
         "threshold": scores.finite(model.get("threshold")),
+        "judged": next(
+            (scores.finite(learned.get(name)) for name in VALIDATED if name in learned), None
+        ),
         "training": model.get("training", {}),
         "tiling": facts(run.folder / "tiling.json"),
         "tiling_path": run.folder / "tiling.json",
@@ -127,7 +150,7 @@ def run_records(runs: Sequence[Run]) -> list[dict[str, Any]]:
     for run in runs:
         for path in sorted(run.folder.glob("*.run.json")):
             record = facts(path)
-            shown = {key: record.get(key) for key in ("host", "platform", "cpus", "python")}
+            shown = {key: record.get(key) for key in RECORDED}
             versions = record.get("versions", {})
             key = str((shown, versions))
             found.setdefault(key, {**shown, "versions": versions, "paths": []})["paths"].append(
@@ -136,22 +159,57 @@ def run_records(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+def distribution_chart(name: str, table: pd.DataFrame | None) -> Chart | None:
+    """Return the chart of headline scores over images, or None without any score."""
+    if table is None or (shown := scores.distribution(table)).empty:
+        return None
+    note = (
+        "A dot is a test image, the line their median. The images that are best, in the middle and "
+        f"worst by their {scores.rank_of(table)} are marked in every score, and shown below."
+    )
+    return charts.distribution(f"{name}-scores", "Scores over the test images", shown, note)
+
+
 def learning_curves(name: str, runs: Sequence[Run]) -> dict[str, Any]:
-    """Return curves of loss and of validation Dice, each None where there is nothing to draw."""
-    losses, dices, paths = {}, {}, []
+    """Return curves of loss and of validation, each None where there is nothing to draw."""
+    losses, judged, paths, measure = {}, {}, [], VALIDATED[0]
     for run in runs:
         path = run.folder / "history.tsv"
         table = sources.table(path, ("step", "loss"))
         if table is None or table.empty:
             continue
         paths.append(path)
-        table = table.set_index("step")
-        losses[run.name] = figures.smoothed(table["loss"])
-        if "validation_dice" in table and table["validation_dice"].notna().any():
-            dices[run.name] = table["validation_dice"].dropna()
-    loss = figures.curves(f"{name}-loss", losses, "loss, smoothed", marks=False) if losses else None
-    dice = figures.curves(f"{name}-dice", dices, "validation Dice", marks=True) if dices else None
-    return {"loss": loss, "dice": dice, "paths": paths}
+        # What is not a number, as in a training that diverged, is a gap.
+        table = table.apply(pd.to_numeric, errors="coerce")
+        table = table.dropna(subset="step").set_index("step")
+        losses[run.name] = smoothed(table["loss"])
+        for column in VALIDATED:
+            if column in table and table[column].notna().any():
+                judged[run.name], measure = table[column].dropna(), column
+    found: dict[str, Any] = {"loss": None, "validation": None, "paths": paths}
+    if losses:
+        found["loss"] = charts.curves(
+            *(f"{name}-loss", "Training loss", losses, "step", "loss, smoothed"),
+            note="Mean over the last fiftieth of all steps.",
+        )
+    if judged:
+        of_loss = measure == "validation_loss"
+        called = ("validation", "validation loss") if of_loss else ("dice", "validation Dice")
+        found["validation"] = charts.curves(
+            *(f"{name}-{called[0]}", "Validation", judged, "step", called[1]),
+            note="The large dot marks the step whose network is kept.",
+            zero=False,
+            dots=True,
+            best=True,
+            lowest=of_loss,
+        )
+    return found
+
+
+def smoothed(values: pd.Series[float]) -> pd.Series[float]:
+    """Mean over the last fiftieth of all steps, thinned to some 100 points."""
+    mean = values.rolling(max(1, len(values) // 50), min_periods=1).mean()
+    return mean.iloc[:: max(1, len(mean) // 100)]
 
 
 def probability_curves(name: str, path: Path) -> dict[str, Any]:
@@ -159,25 +217,47 @@ def probability_curves(name: str, path: Path) -> dict[str, Any]:
 
     Each is None where there is nothing to draw; scores are in the legend.
     """
-    table = sources.table(path, ("class", "level", "negatives", "positives"))
     ranking, sureness = {}, {}
-    for of, pixels in table.groupby("class", sort=False) if table is not None else ():
-        levels = pixels.sort_values("level")[["negatives", "positives"]].to_numpy(np.int64).T
+    for of, levels in (sources.attempt(level_counts, path) or {}).items():
         precision, recall = precision_recall(levels)
         if len(recall):
             legend = f"{of}, area {average_precision(levels):.3f}"
-            ranking[legend] = pd.Series(precision, recall)
+            # The highest level is a step from recall 0 on, which the area counts too.
+            ranking[legend] = pd.Series([precision[0], *precision], [0.0, *recall])
         predicted, true, _ = reliability(levels)
         if len(predicted):
             legend = f"{of}, error {calibration_error(levels):.3f}"
             sureness[legend] = pd.Series(true, predicted)
     found: dict[str, Any] = {"path": path, "precision": None, "calibration": None}
     if ranking:
-        found["precision"] = figures.shares(f"{name}-precision", ranking, "recall", "precision")
+        found["precision"] = charts.curves(
+            *(f"{name}-precision-recall", "Precision and recall", ranking, "recall", "precision"),
+            note="At every threshold, over the pixels of all test images. The area is the average "
+            "precision.",
+            steps=True,
+            shares=True,
+        )
     if sureness:
-        axes = "predicted probability", "part that is true"
-        found["calibration"] = figures.shares(f"{name}-calibration", sureness, *axes, diagonal=True)
+        found["calibration"] = charts.curves(
+            *(f"{name}-calibration", "Calibration", sureness),
+            *("predicted probability", "part that is true"),
+            note="On the diagonal a probability means what it says. The error is the mean distance "
+            "from it.",
+            dots=True,
+            shares=True,
+            diagonal=True,
+        )
     return found
+
+
+def level_counts(path: Path) -> dict[str, NDArray[np.int64]]:
+    """Pixels of each class by their probability, see `probabilities.count_pixels`."""
+    table = pd.read_csv(path, sep="\t", dtype={"class": str}, keep_default_na=False)
+    counts = ["negatives", "positives"]
+    return {
+        str(of): pixels.sort_values("level")[counts].to_numpy(np.int64).T
+        for of, pixels in table.groupby("class", sort=False)
+    }
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

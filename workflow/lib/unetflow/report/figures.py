@@ -1,23 +1,16 @@
-"""Pictures and curves of the report, as data URIs and inline SVG."""
+"""Pictures of the report and what lies over them, as data URIs."""
 
 from __future__ import annotations
 
 import base64
 import io
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import matplotlib.image
 import numpy as np
-import pandas as pd
-from markupsafe import Markup
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 from skimage.segmentation import find_boundaries
 
 from unetflow.store import NOT_ANNOTATED
@@ -27,15 +20,12 @@ from unetflow.store import NOT_ANNOTATED
 TRUE = (86, 180, 233)
 PREDICTED = (230, 130, 0)
 CONFUSED = (204, 121, 167)
-LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#888888")
-STYLES = ("-", "--", "-.", ":")
+DIVIDED = (240, 228, 66)
+JOINED = (0, 158, 115)
 VEIL = (128, 128, 128, 150)
 
 LARGEST = 700
 THUMBNAIL = 320
-# Matplotlib writes the colours of text and axes into each element; this one, which nothing else
-# has, is replaced by the page's own, so that curves follow light and dark.
-INK = "#010203"
 
 
 @dataclass
@@ -63,7 +53,7 @@ class Strip:
         self, title: str, overlay: NDArray[np.uint8] | None = None, picture: bool = True
     ) -> None:
         """Add a panel: the picture, with an overlay (rows, columns, RGBA), or the overlay alone."""
-        uri = None if overlay is None else data_uri(overlay, "png")
+        uri = None if overlay is None else data_uri(overlay, exact=True)
         self.panels.append(Panel(title, picture, uri))
 
 
@@ -76,12 +66,12 @@ class Panel:
     overlay: str | None
 
 
-def data_uri(pixels: NDArray[np.uint8], kind: str) -> str:
-    """Return pixels (rows, columns, RGB or RGBA) as "webp" (small, lossy) or "png" (exact)."""
+def data_uri(pixels: NDArray[np.uint8], exact: bool = False) -> str:
+    """Return pixels (rows, columns, RGB or RGBA) as WebP, which is smaller where not `exact`."""
     buffer = io.BytesIO()
-    options = {"quality": 80, "method": 4} if kind == "webp" else {"optimize": True}
-    matplotlib.image.imsave(buffer, pixels, format=kind, pil_kwargs=options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    options = {"lossless": True, "quality": 50} if exact else {"quality": 80}
+    matplotlib.image.imsave(buffer, pixels, format="webp", pil_kwargs={**options, "method": 2})
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def factor(plane: NDArray[np.generic], largest: int = LARGEST) -> int:
@@ -111,7 +101,35 @@ def grey(plane: NDArray[np.float32]) -> NDArray[np.uint8]:
 def strip(name: str, plane: NDArray[np.generic], by: int) -> Strip:
     """Return a strip without panels of a grey plane, made smaller by a factor."""
     pixels = grey(smaller(plane, by))
-    return Strip(name, data_uri(pixels, "webp"), *pixels.shape[:2])
+    return Strip(name, data_uri(pixels), *pixels.shape[:2])
+
+
+def shades(
+    values: NDArray[np.float32],
+    levels: Sequence[tuple[float, float]],
+    chosen: Sequence[int],
+    by: int,
+) -> NDArray[np.uint8]:
+    """Picture (rows, columns, RGB) of values (channels, rows, columns).
+
+    Parameters
+    ----------
+    levels : sequence of (float, float)
+        Of each channel what is black and what is white.
+    chosen : sequence of int
+        Channels that are shown as red, green and blue, or one that is grey.
+    """
+    planes = []
+    for channel in chosen:
+        low, high = levels[channel]
+        scaled = (smaller(values[channel], by) - low) / max(high - low, 1e-12)
+        planes.append(np.rint(255 * np.clip(np.nan_to_num(scaled), 0, 1)).astype(np.uint8))
+    return np.stack(planes * (3 // len(planes)), axis=-1)
+
+
+def opaque(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Overlay of a picture that hides what is below it."""
+    return np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
 
 
 def contours(
@@ -152,6 +170,26 @@ def errors(
     return overlay
 
 
+def outlines(
+    labels: NDArray[np.integer],
+    chosen: NDArray[np.integer],
+    by: int,
+    colour: tuple[int, int, int],
+) -> NDArray[np.uint8]:
+    """Overlay of the broad borders of the labels that are chosen, drawn inside them."""
+    coarse = np.where(np.isin(labels, chosen), labels, 0)[::by, ::by]
+    inside = find_boundaries(coarse, mode="inner", connectivity=2)
+    broad = binary_dilation(inside, iterations=2) & (coarse > 0)
+    overlay = np.zeros((*coarse.shape, 4), np.uint8)
+    overlay[broad] = (*colour, 255)
+    return overlay
+
+
+def above(upper: NDArray[np.uint8], lower: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Overlay of two: the upper one where it shows anything, else the lower one."""
+    return np.where(upper[..., 3:] > 0, upper, lower)
+
+
 def heat(values: NDArray[np.generic], by: int, low: float, high: float) -> NDArray[np.uint8]:
     """Values as colours of viridis, in 64 steps."""
     scaled = (smaller(values, by) - low) / max(high - low, 1e-12)
@@ -169,105 +207,3 @@ def framed(
     result[max(top - 2, 0) : top + rows + 2, max(left - 2, 0) : left + columns + 2] = (*colour, 255)
     result[top : top + rows, left : left + columns] = overlay
     return result
-
-
-def smoothed(values: pd.Series[float]) -> pd.Series[float]:
-    """Mean over the last fiftieth of all steps, thinned to some 300 points."""
-    mean = values.rolling(max(1, len(values) // 50), min_periods=1).mean()
-    return mean.iloc[:: max(1, len(mean) // 300)]
-
-
-def curves(
-    name: str, lines: Mapping[str, pd.Series[float]], label: str, marks: bool, over: str = "step"
-) -> Markup:
-    """Return curves, of one training step after the other or `over` else, as inline SVG.
-
-    Parameters
-    ----------
-    name : str
-        Made part of every id, so that the figures of a page do not share one.
-    lines : mapping of legend to values, whose index is the step, or what they are over
-    marks : bool
-        Whether each value has a dot, and the highest a larger one.
-    """
-
-    def draw(axes: Axes) -> None:
-        for number, (legend, values) in enumerate(lines.items()):
-            colour = LINES[number % len(LINES)]
-            line = STYLES[number // len(LINES) % len(STYLES)]
-            marker = "o" if marks else ""
-            axes.plot(values, line, color=colour, label=legend, lw=1.4, marker=marker, ms=2.5)
-            if marks and values.notna().any():
-                best = values[values == values.max()].iloc[:1]
-                axes.plot(best, "o", color=colour, ms=6)
-        axes.set_xlabel(over)
-        axes.set_ylabel(label)
-        if not marks:
-            axes.set_ylim(bottom=0)
-
-    return drawn(name, label, draw)
-
-
-def shares(
-    name: str, lines: Mapping[str, pd.Series[float]], over: str, label: str, diagonal: bool = False
-) -> Markup:
-    """Return curves of one share over another, both from 0 to 1, as inline SVG.
-
-    Parameters
-    ----------
-    lines : mapping of legend to values, whose index is the share along the first axis
-    over, label : str
-        What the axes are.
-    diagonal : bool
-        Whether points have dots, and a line shows where the two are equal.
-    """
-
-    def draw(axes: Axes) -> None:
-        if diagonal:
-            axes.plot([0, 1], [0, 1], ":", color=LINES[-1], lw=1)
-        for number, (legend, values) in enumerate(lines.items()):
-            colour, marker = LINES[number % len(LINES)], "o" if diagonal else ""
-            axes.plot(values, color=colour, label=legend, lw=1.4, marker=marker, ms=3)
-        axes.set_xlabel(over)
-        axes.set_ylabel(label)
-        axes.set_xlim(-0.01, 1.01)
-        axes.set_ylim(-0.01, 1.01)
-
-    return drawn(name, f"{label} over {over}", draw)
-
-
-def drawn(name: str, label: str, draw: Callable[[Axes], None]) -> Markup:
-    """Return a figure as inline SVG in the page's own colours.
-
-    Parameters
-    ----------
-    label : str
-        Told to those who do not see it.
-    draw : callable
-        Draws on the axes that it is given.
-    """
-    style: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": name,
-        "font.size": 9,
-        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
-        **dict.fromkeys(("xtick.color", "ytick.color"), INK),
-    }
-    with rc_context(style):
-        figure = Figure(figsize=(5.0, 2.9), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        draw(axes)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.15, color="#888888")
-        axes.legend(frameon=False, ncols=2, fontsize=8)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace("xlink:", "")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    # Its extents would keep it from shrinking on a phone; the viewBox stays.
-    viewbox = re.search(r'viewBox="[^"]*"', svg)
-    head = f'<svg class="curve" role="img" aria-label="{label}" {viewbox[0] if viewbox else ""}>'
-    return Markup(head + svg[svg.index(">") + 1 :])

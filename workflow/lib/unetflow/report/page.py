@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from unetflow.progress import log
 from unetflow.report.archive import archive_section
 from unetflow.report.comparison import comparisons
+from unetflow.report.costs import cost_section
 from unetflow.report.experiment import experiment_section
-from unetflow.report.sources import costs
-from unetflow.store import write_text
+from unetflow.report.vega import FIGURES, charts_in, script
+from unetflow.store import replacing, write_text
 
 
 def build(
@@ -29,9 +30,10 @@ def build(
     template: Path,
     page: Path,
 ) -> None:
-    """Write the page, complete or not at all; what is missing is said in it.
+    """Write the page, complete or not at all, and its charts as figures; it says what is missing.
 
     It needs no other file and sends no request, so it can be mailed, archived and opened offline.
+    The folder `figures` beside it has every chart as SVG and PDF.
     Nothing in the results folder is changed, so it may be built beside a running workflow.
 
     Parameters
@@ -43,10 +45,14 @@ def build(
     archives : sequence of str
         Their names.
     template : Path
-        Jinja template.
+        Jinja template, beside those that it includes.
     """
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(template.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "number": number,
@@ -55,19 +61,27 @@ def build(
         "link": link,
         "relative": relative_to(page.parent),
     }
-    text = environment.from_string(template.read_text(encoding="utf-8")).render(
-        date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        experiments=[
+    content = {
+        "experiments": [
             experiment_section(results, name, settings, datasets, makers[name])
             for name, settings in experiments.items()
         ],
-        comparisons=comparisons(results, experiments),
-        archives=[archive_section(results, name) for name in archives],
-        costs=costs(results),
-        costs_path=results / "costs",
+        "comparisons": comparisons(results, experiments),
+        "archives": [archive_section(results, name, 1 / len(archives)) for name in archives],
+        "costs": cost_section(results),
+    }
+    drawn = list(charts_in(content))
+    with replacing(page.parent / FIGURES) as folder:
+        folder.mkdir()
+        for chart in drawn:
+            chart.save(folder)
+    text = environment.get_template(template.name).render(
+        date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        script=script() if drawn else "",
+        **content,
     )
     write_text(page, text)
-    log(f"{page}: {len(text.encode()) / 1e6:.1f} MB")
+    log(f"{page}: {len(text.encode()) / 1e6:.1f} MB, {len(drawn)} charts")
 
 
 def number(value: float | None) -> str:
@@ -84,12 +98,12 @@ def number(value: float | None) -> str:
 
 
 def signed(value: float) -> str:
-    """Return a difference in three decimals with its sign.
+    """Return a difference in two digits with its sign.
 
-    >>> signed(0.0123), signed(-4e-05)
-    ('+0.012', '−0.000')
+    >>> signed(0.0123), signed(-0.0004)
+    ('+0.012', '−0.0004')
     """
-    return f"{value:+.3f}".replace("-", "−")
+    return f"{value:+.2g}".replace("-", "−")
 
 
 def duration(seconds: float) -> str:

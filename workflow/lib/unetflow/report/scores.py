@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 # In the order of the page: name, what to call it, whether higher is better, meaning.
@@ -78,6 +79,40 @@ MEANINGS: tuple[tuple[str, str, bool, str], ...] = (
         "Objects that are found, none missing and none invented: a predicted object counts when it "
         "shares at least half of the joint area. 1 is perfect.",
     ),
+    (
+        "psnr",
+        "PSNR",
+        True,
+        "Peak signal-to-noise ratio in decibels: the range of the true values over the root mean "
+        "squared error. 6 more mean half the error.",
+    ),
+    (
+        "ssim",
+        "SSIM",
+        True,
+        "Structural similarity of predicted and true values: of mean, contrast and structure in "
+        "windows of 11 pixels. 1 is perfect.",
+    ),
+    (
+        "sam",
+        "Spectral angle",
+        False,
+        "Angle between the predicted and the true spectrum of a pixel, in degrees. 0 is perfect.",
+    ),
+    (
+        "ergas",
+        "ERGAS",
+        False,
+        "Root mean squared error relative to the mean of each band, in per cent, over the ratio of "
+        "the pixel sizes. 0 is perfect.",
+    ),
+    (
+        "q2n",
+        "Q2n",
+        True,
+        "Correlation, contrast and mean of all bands together, in blocks of 32 pixels. 1 is "
+        "perfect.",
+    ),
 )
 SPREAD = ("mean", "low", "high", "between_folds", "between_seeds")
 FURTHER = {
@@ -101,10 +136,22 @@ FURTHER = {
     "hausdorff_95_": "Hausdorff distance, 95 %",
     "hausdorff_": "Hausdorff distance",
     "average_surface_distance_": "Average surface distance",
+    "rms_surface_distance_": "Root mean square surface distance",
     "surface_dice_": "Surface Dice",
     "volumetric_overlap_error_": "Volumetric overlap error",
     "relative_volume_difference_": "Relative volume difference",
+    "rmse": "Root mean squared error",
+    "psnr_": "PSNR",
+    "rmse_": "Root mean squared error",
+    "ssim_": "SSIM",
+    "correlation_": "Correlation",
+    "sam_": "Spectral angle",
+    "ergas_": "ERGAS",
+    "q2n_": "Q2n",
 }
+
+
+DOTS = 100
 
 
 def title_of(metric: str) -> str:
@@ -131,12 +178,22 @@ def finite(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
+def is_of(metric: str, name: str) -> bool:
+    """Whether a metric is the one of `MEANINGS` of this name, Dice of any class."""
+    return metric == name or (name == "dice_" and metric.startswith(name))
+
+
+def is_headline(metric: str) -> bool:
+    """Whether a metric has a card; it is shown where there is little room too."""
+    return any(is_of(metric, name) for name, *_ in MEANINGS)
+
+
 def cards(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return one entry per headline score of a `summary.json`."""
     found = []
     for metric in in_order(metrics):
         for name, _, higher, meaning in MEANINGS:
-            if metric == name or (name == "dice_" and metric.startswith(name)):
+            if is_of(metric, name):
                 values = {key: finite(metrics[metric].get(key)) for key in SPREAD}
                 entry = {"metric": metric, "title": title_of(metric), "higher": higher}
                 found.append(
@@ -155,7 +212,7 @@ def preliminary(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def image_table(table: pd.DataFrame) -> dict[str, Any]:
-    """Columns and rows of scores with a row per split, seed and image."""
+    """Columns (name, title, whether a headline) and rows of scores per split, seed and image."""
     keys = ["split", "seed", "image"]
     each = table.groupby([*keys, "metric"], sort=False)["value"].mean()
     wide = each.unstack("metric", sort=False).reset_index()
@@ -167,17 +224,77 @@ def image_table(table: pd.DataFrame) -> dict[str, Any]:
         }
         for row in wide.to_dict("records")
     ]
-    return {"metrics": [(metric, title_of(metric)) for metric in metrics], "rows": rows}
+    columns = [(metric, title_of(metric), is_headline(metric)) for metric in metrics]
+    return {"metrics": columns, "rows": rows}
+
+
+def beside_baselines(
+    metrics: Mapping[str, Mapping[str, Any]], baselines: Sequence[str]
+) -> dict[str, Any]:
+    """Columns (title, whether higher is better) and rows of means, of the network and of baselines.
+
+    Of a `summary.json`; the best of each column is marked.
+    """
+    heads = [head for head in cards(metrics) if head["metric"] in (name for name, *_ in MEANINGS)]
+    rows = [("the network", ""), *((name, f"_{name}") for name in baselines)]
+    cells = [
+        [finite(metrics.get(head["metric"] + suffix, {}).get("mean")) for head in heads]
+        for _, suffix in rows
+    ]
+    best = []
+    for head, column in zip(heads, zip(*cells, strict=True), strict=True):
+        known = [value for value in column if value is not None]
+        best.append(None if not known else max(known) if head["higher"] else min(known))
+    return {
+        "columns": [(head["title"], head["higher"]) for head in heads],
+        "rows": [
+            {
+                "name": name,
+                "cells": [(value, value == top) for value, top in zip(row, best, strict=True)],
+            }
+            for (name, _), row in zip(rows, cells, strict=True)
+        ],
+    }
+
+
+def rank_of(table: pd.DataFrame) -> str:
+    """Say by what `ranked` sorts."""
+    return "mean Dice" if table["metric"].str.startswith("dice_").any() else "PSNR"
 
 
 def ranked(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Images of the first seed by their mean Dice over the classes, the worst first."""
-    chosen = table[table["metric"].str.startswith("dice_") & (table["seed"] == table["seed"].min())]
+    """Images of the first seed, the worst first: by their mean Dice over the classes, or PSNR."""
+    of_classes = table["metric"].str.startswith("dice_")
+    wanted = of_classes if of_classes.any() else table["metric"] == "psnr"
+    chosen = table[wanted & (table["seed"] == table["seed"].min())]
     means = chosen.groupby(["split", "seed", "image"])["value"].mean().dropna().sort_values()
     return [
         {"split": split, "seed": seed, "image": image, "score": float(score)}
         for (split, seed, image), score in means.items()
     ]
+
+
+def distribution(table: pd.DataFrame) -> pd.DataFrame:
+    """Headline scores of images, each with its mean over the seeds, for `charts.distribution`.
+
+    Of more than `DOTS` images those are kept that lie evenly spread over the ranks of a score.
+
+    Returns
+    -------
+    DataFrame
+        Columns `score`, `image`, `value`, `place` ("best", "median", "worst", else "").
+    """
+    places = {entry["image"]: title.lower() for title, entry in extremes(ranked(table))}
+    each = table.groupby(["metric", "image"], sort=False)["value"].mean().dropna()
+    parts = []
+    for card in cards(preliminary(table)):
+        values = each.get(card["metric"], pd.Series(dtype=float)).sort_values()
+        kept = {round(rank) for rank in np.linspace(0, len(values) - 1, DOTS)}
+        kept |= {rank for rank, image in enumerate(values.index) if image in places}
+        values = values.iloc[sorted(kept)] if len(values) > DOTS else values
+        part = {"score": card["title"], "image": values.index, "value": values.to_numpy()}
+        parts.append(pd.DataFrame({**part, "place": [places.get(at, "") for at in values.index]}))
+    return pd.concat(parts) if parts else pd.DataFrame(columns=["score", "image", "value", "place"])
 
 
 def extremes(ranking: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,19 +14,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from unetflow.predicted import probabilities
-from unetflow.progress import log
-from unetflow.store import open_image, read_json
+from unetflow.progress import RECORD, log
+from unetflow.store import TARGET, Image, open_image, read_json
 from unetflow.volumes import open_volume
 
 Value = TypeVar("Value")
 
 # Pictures show the middle of larger planes, so that a volume of terabytes costs a page no minutes.
 WINDOW = 2048
-
-STAGES = (
-    *("fetch", "prepare", "split", "intensity", "weights", "patches"),
-    *("train", "plan", "predict", "segment", "evaluate", "report"),
-)
 
 
 def attempt(read: Callable[[Path], Value], path: Path) -> Value | None:
@@ -46,8 +40,14 @@ def attempt(read: Callable[[Path], Value], path: Path) -> Value | None:
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """Return a JSON object, empty where the file is missing or broken."""
-    return attempt(read_json, path) or {}
+    """Return a JSON object, empty where the file is missing, broken or holds something else."""
+    found = attempt(read_json, path)
+    return found if isinstance(found, dict) else {}
+
+
+def existing(path: Path) -> Path | None:
+    """Return a path where there is anything, else None."""
+    return path if path.exists() else None
 
 
 def table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
@@ -184,6 +184,17 @@ def truth_planes(path: Path) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
     )
 
 
+def values_plane(image: Image) -> NDArray[np.float32]:
+    """Window of the middle plane of all channels of an image, (channels, rows, columns)."""
+    shape = image.spatial_shape
+    return image.region((*middle(shape), *window(shape))).astype(np.float32)
+
+
+def has_truth(path: Path) -> bool:
+    """Whether a dataset's image is annotated: it has classes, or true values."""
+    return (path / "labels/classes").exists() or (path / TARGET).exists()
+
+
 def parameter_count(weights: Path) -> int | None:
     """Count the values in a safetensors file, from its header alone."""
 
@@ -196,38 +207,16 @@ def parameter_count(weights: Path) -> int | None:
     return attempt(read, weights)
 
 
-def costs(results: Path) -> list[dict[str, Any]]:
-    """Jobs, wall seconds and memory of each stage of each experiment, archive and dataset.
-
-    From Snakemake's benchmark files `costs/STAGE/NAME.tsv` and `costs/STAGE/NAME/*.tsv`.
-    """
-    folder = results / "costs"
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for path in sorted(folder.rglob("*.tsv")):
+def of_stages(folder: Path, suffix: str) -> Iterator[tuple[tuple[str, str], Path]]:
+    """Files of a folder STAGE/NAME.tsv or STAGE/NAME/.../*.tsv, each with its stage and name."""
+    for path in sorted(folder.rglob(f"*{suffix}")):
         stage, *rest = path.relative_to(folder).parts
-        found = attempt(benchmark, path)
-        if not found or not rest:
-            continue
-        key = (stage, rest[0].removesuffix(".tsv"))
-        row = rows.setdefault(key, {"jobs": 0, "seconds": 0.0, "longest": 0.0, "mib": None})
-        seconds, mib = found
-        row["jobs"] += 1
-        row["seconds"] += seconds
-        row["longest"] = max(row["longest"], seconds)
-        row["mib"] = mib if row["mib"] is None else max(row["mib"], mib or 0.0)
-    order = {stage: position for position, stage in enumerate(STAGES)}
-    known = sorted(rows, key=lambda key: (order.get(key[0], len(order)), key[1]))
-    return [{"stage": stage, "name": name, **rows[stage, name]} for stage, name in known]
+        if rest:
+            yield (stage, rest[0].removesuffix(suffix)), path
 
 
-def benchmark(path: Path) -> tuple[float, float | None] | None:
-    """Return the wall seconds and the peak memory in MiB of a job; short jobs have no memory."""
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file, delimiter="\t"))
-    if not lines:
-        return None
-    try:
-        mib = float(lines[-1]["max_rss"])
-    except ValueError:  # "NA" or "-": the job ended before its first measurement
-        mib = None
-    return float(lines[-1]["s"]), mib
+def last_record(log: Path) -> dict[str, Any]:
+    """What the last run of a job has told of itself, see `provenance.Run`; empty if nothing."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    line = text[text.rfind("\n", 0, -1) + 1 :].partition(" ")[2]
+    return json.loads(line.removeprefix(RECORD)) if line.startswith(RECORD) else {}

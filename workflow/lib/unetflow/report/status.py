@@ -8,14 +8,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from unetflow.report.sources import Run, attempt, facts, runs_of, training_progress
+from unetflow.report.archive_progress import STATES, Progress, archive_progress, duration
+from unetflow.report.sources import Run, attempt, runs_of, training_progress
+from unetflow.sheets import left_over
+from unetflow.volume_logs import RUNNING_SECONDS
 
 FAILURES = 20
 LINE = 100
 
 
 def show(
-    results: Path, experiments: Mapping[str, Any], archives: Mapping[str, Sequence[str]]
+    results: Path, experiments: Mapping[str, Any], archives: Mapping[str, Mapping[str, str]]
 ) -> None:
     """Print how far each experiment and each archive has come.
 
@@ -24,7 +27,7 @@ def show(
     experiments : mapping
         Settings by name, as plain data.
     archives : mapping
-        Volumes of each.
+        Volumes of each, with their experiments.
     """
     runs = {name: runs_of(results, name, settings) for name, settings in experiments.items()}
     print(f"results folder: {results}{'' if results.is_dir() else ' (nothing yet)'}")
@@ -34,20 +37,7 @@ def show(
     for name, found in runs.items():
         for line in filter(None, map(training_line, found)):
             print(f"  {name} {line}")
-    states = {
-        name: {volume: volume_state(results, name, volume) for volume in volumes}
-        for name, volumes in archives.items()
-    }
-    header = ("archive", "volumes", "done", "failed", "missing")
-    print_aligned(header, [archive_row(name, volumes) for name, volumes in states.items()])
-    for name, volumes in states.items():
-        failed = [
-            (volume, reason) for volume, (state, reason) in volumes.items() if state == "failed"
-        ]
-        for volume, reason in failed[:FAILURES]:
-            print(f"  {name}/{volume} failed: {reason}")
-        if len(failed) > FAILURES:
-            print(f"  {name}: {len(failed) - FAILURES} more failed")
+    show_archives(results, archives)
     page = results / "report" / "index.html"
     modified = attempt(lambda path: path.stat().st_mtime, page)
     if modified is None:
@@ -87,17 +77,44 @@ def training_line(run: Run) -> str | None:
     return f"{run.name}: {shown}; last line {ago / seconds:.0f} {unit} ago"
 
 
-def volume_state(results: Path, archive: str, volume: str) -> tuple[str, str]:
-    """State ("done", "failed", "missing") of a volume, and the reason where it failed."""
-    summary = facts(results / "archives" / archive / volume / "summary.json")
-    return str(summary.get("state", "missing")), str(summary.get("reason", ""))
+def show_archives(results: Path, archives: Mapping[str, Mapping[str, str]]) -> None:
+    """Print how far the volumes and blocks of each archive have come, and what to look at."""
+    found = {
+        archive: archive_progress(results, archive, volumes)
+        for archive, volumes in archives.items()
+    }
+    rows = [(name, *of) for name, parts in found.items() for of in parts.items()]
+    print_aligned(("archive", "experiment", "volumes", *STATES), [volume_row(*row) for row in rows])
+    header = ("archive", "experiment", "blocks", *STATES, "voxels/s a job", "prediction left")
+    print_aligned(header, [block_row(*row) for row in rows if row[2].blocks])
+    if any(progress.volumes["running"] for *_, progress in rows):
+        print(f"  running: a log was written in the last {RUNNING_SECONDS // 60} min")
+    for archive, parts in found.items():
+        told = [line for progress in parts.values() for line in progress.told.items()]
+        for volume, line in told[:FAILURES]:
+            print(f"  {archive}/{volume} {line}")
+        if len(told) > FAILURES:
+            print(f"  {archive}: {len(told) - FAILURES} more failed")
+        removed = left_over(results / "archives" / archive, archives[archive])
+        if removed:
+            shown = f"{', '.join(removed[:FAILURES])}{', …' if len(removed) > FAILURES else ''}"
+            count = f"{len(removed)} no longer in the sheet, left for you to remove"
+            print(f"  {archive}: {count}: {shown}")
 
 
-def archive_row(name: str, states: Mapping[str, tuple[str, str]]) -> tuple[str, ...]:
-    """Count the volumes of an archive by state."""
-    found = [state for state, _ in states.values()]
-    counts = [str(found.count(state)) for state in ("done", "failed", "missing")]
-    return (name, str(len(found)), *counts)
+def volume_row(archive: str, experiment: str, progress: Progress) -> tuple[str, ...]:
+    """Count the volumes of an archive and experiment by state."""
+    counts = (progress.volumes.total(), *(progress.volumes[state] for state in STATES))
+    return (archive, experiment, *map(str, counts))
+
+
+def block_row(archive: str, experiment: str, progress: Progress) -> tuple[str, ...]:
+    """Count the blocks, with how fast a job predicts them and how long the rest takes."""
+    counts = (progress.blocks.total(), *(progress.blocks[state] for state in STATES))
+    rate = "" if progress.rate is None else f"{progress.rate:,.3g}"
+    left = duration(progress.remaining) if progress.left else "none"
+    alone = ", one job at a time" if left not in ("", "none") and not progress.jobs else ""
+    return (archive, experiment, *map(str, counts), rate, left + alone)
 
 
 def print_aligned(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["32", "bf16", "auto"]
+PRECISION = "of the convolutions; auto: bf16 where the device computes in it, else 32"
 
 
 class Settings(BaseModel):
@@ -32,3 +37,13 @@ class OrAuto:
 
 
 OR_AUTO = OrAuto()
+
+
+def _once(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    twice = sorted({number for number in numbers if numbers.count(number) > 1})
+    if twice:
+        raise ValueError(f"must name each number once: got {twice} more than once")
+    return numbers
+
+
+Distinct = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_once)]

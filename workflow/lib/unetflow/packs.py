@@ -1,0 +1,103 @@
+"""Small volumes that share a job: a step for each, of which only what is missing is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unetflow.progress import log, one_line, track
+from unetflow.states import digest, lasting, state_of_file, write_receipt
+from unetflow.store import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Pack:
+    """What a step of the small volumes that share a job reads and writes.
+
+    Attributes
+    ----------
+    before : Path
+        What the step before has written for them, as `output`.
+    output : Path
+        JSON, written once all are done: `made_from`, of each volume the digest of all that its
+        results depend on, their `states`, and `restored`. What a job that was killed has done
+        stands in the copy that lasts, see `states.lasting`.
+    paths : mapping
+        Of each volume, patterns in which `{volume}` stands for its name.
+    code : str
+        Digest of the code of the step.
+    restored : str
+        See `states.restored`.
+    """
+
+    before: Path | str
+    output: Path | str
+    paths: Mapping[str, str]
+    code: str
+    restored: str = ""
+
+    def paths_of(self, volume: str) -> dict[str, Path]:
+        """Paths of a volume."""
+        return {name: Path(path.replace("{volume}", volume)) for name, path in self.paths.items()}
+
+    def states(self, volume: str, results: Sequence[str]) -> list[list[list[int]]]:
+        """Size and time of change of each of some results, see `states.state_of_file`."""
+        paths = self.paths_of(volume)
+        return [[list(state) for state in state_of_file(paths[name])] for name in results]
+
+    def each(
+        self,
+        step: Callable[[str, dict[str, Path]], None],
+        members: Mapping[str, Any],
+        made_from: Any,
+        results: Sequence[str],
+    ) -> None:
+        """Do a step for each volume whose results are not there as they were left, from the same.
+
+        So neither a job that was killed nor one volume that is another now does the work of all
+        again. A volume that fails does not keep the others.
+
+        Parameters
+        ----------
+        step : callable
+            Does it for the volume of a name, with these paths.
+        members : mapping of volume to what it alone depends on, plain values
+        made_from : plain values
+            What all depend on.
+        results : sequence
+            Names of the paths that are there once it is done.
+
+        Raises
+        ------
+        ValueError
+            Naming the volumes that have failed, once the others are done.
+        """
+        output, errors = Path(self.output), []
+        journal = lasting(output)
+        facts = read_json(journal) if journal.is_file() else {"made_from": {}, "states": {}}
+        done, states = facts["made_from"], facts["states"]
+        earlier = read_json(Path(self.before))["made_from"]
+        common = [made_from, self.code]
+        of = {volume: digest(earlier[volume], own, common) for volume, own in members.items()}
+        waiting = [
+            volume
+            for volume in members
+            if done.get(volume) != of[volume] or states[volume] != self.states(volume, results)
+        ]
+        log(f"{len(waiting)} of {len(members)} volumes")
+        for volume in track(waiting, "volumes", len(waiting)):
+            try:
+                step(volume, self.paths_of(volume))
+            except (OSError, RuntimeError, ValueError) as error:
+                errors.append(f"{volume}: {one_line(error)}")
+                log(f"failed: {errors[-1]}")
+            else:
+                done[volume], states[volume] = of[volume], self.states(volume, results)
+                now = {"made_from": done, "states": states, "restored": self.restored}
+                write_json(journal, now)
+        if errors:
+            raise ValueError(f"{len(errors)} of {len(members)} volumes failed: {'; '.join(errors)}")
+        states = {volume: states[volume] for volume in members}
+        write_receipt(output, {"made_from": of, "states": states, "restored": self.restored})
