@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from unetflow.elastic import Deformation, draw
 from unetflow.resampling import Interpolation, resample
-from unetflow.settings import PatchesSettings
+from unetflow.settings.training import PatchesSettings
 
 SETTINGS = PatchesSettings(elastic_sigma=8, elastic_grid=5, rotation_degrees=0, mirror=False)
 CORES = os.cpu_count() or 1

@@ -14,7 +14,8 @@ import torch
 from harness import in_fresh_process, process_peak_mib, write
 
 from unetflow.inference import Model, build
-from unetflow.settings import PredictSettings, UNetSettings
+from unetflow.settings.networks import UNetSettings
+from unetflow.settings.prediction import PredictSettings
 from unetflow.store import create_image, open_image
 
 PREDICT = "unetflow.prediction:predict_image"

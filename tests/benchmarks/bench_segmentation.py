@@ -17,7 +17,7 @@ from scipy import ndimage
 from unetflow.joining import join, renumber
 from unetflow.labelling import components, label_block
 from unetflow.segmentation import segment_image
-from unetflow.settings import SegmentSettings
+from unetflow.settings.prediction import SegmentSettings
 from unetflow.stitching import blocks_of
 from unetflow.store import chunks_and_shards, create_array, create_image, remove
 

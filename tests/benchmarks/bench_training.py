@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unetflow.inference import build
 from unetflow.optimisation import State
-from unetflow.settings import TrainSettings, UNetSettings
+from unetflow.settings.networks import UNetSettings
+from unetflow.settings.training import TrainSettings
 from unetflow.training import PRECISIONS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -12,7 +12,7 @@ from harness import Prepared, compare, write
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unetflow.settings import WeightsSettings
+from unetflow.settings.training import WeightsSettings
 from unetflow.weights import border_term, reach_of
 
 W0, SIGMA = 10.0, 5.0

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 OUTPUT = Path("results/benchmarks")
+PAGE = Path("docs/comparison.md")
 COLUMNS = ["case", "method", "median_seconds", "ratio", "peak_mib", "note"]
 ROUNDS = 7
 LONG = 10.0
@@ -152,30 +153,40 @@ def synchronised(step: Method, device: str) -> Method:
 
 def convolution_peak(precision: str, device: str) -> float:
     """Most operations a second of this machine in a convolution of a plane, over channels."""
+    return max(convolution_rates(precision, device).values())
+
+
+def convolution_rates(precision: str, device: str) -> dict[int, float]:
+    """Operations a second of this machine in a convolution of a plane, by channels."""
+    rates = {}
+    for channels in PEAK_CHANNELS:
+        run, operations = convolution(channels, precision, device)
+        run()
+        times = []
+        for _ in range(ROUNDS):
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+        rates[channels] = operations / median(times)
+    return rates
+
+
+def convolution(channels: int, precision: str, device: str) -> tuple[Method, int]:
+    """Return a convolution of a plane of so many channels, and its operations."""
     import torch
 
     place = {"device": device, "dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
-    best = 0.0
-    for channels in PEAK_CHANNELS:
-        extent = 12800 // channels
-        layer = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False, **place)
-        layer = layer.to(memory_format=torch.channels_last)
-        pixels = torch.randn(1, channels, extent, extent, **place)
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            run = synchronised(partial(layer, pixels), device)
-            run()
-            times = []
-            for _ in range(ROUNDS):
-                start = time.perf_counter()
-                run()
-                times.append(time.perf_counter() - start)
-        best = max(best, 2 * 9 * channels**2 * extent**2 / median(times))
-    return best
+    extent = 12800 // channels
+    layer = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False, **place)
+    layer = layer.requires_grad_(False).to(memory_format=torch.channels_last)
+    pixels = torch.randn(1, channels, extent, extent, **place)
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    run = synchronised(partial(layer, pixels), device)
+    return run, 2 * 9 * channels**2 * extent**2
 
 
 def write(name: str, rows: list[dict[str, object]], rounds: int = ROUNDS) -> None:
-    """Write `results/benchmarks/NAME.tsv` and put its table into the README."""
+    """Write `results/benchmarks/NAME.tsv` and put its table into docs/comparison.md."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows, columns=COLUMNS)
     table.to_csv(OUTPUT / f"{name}.tsv", sep="\t", index=False, float_format="%.4g")
@@ -190,12 +201,11 @@ def write(name: str, rows: list[dict[str, object]], rounds: int = ROUNDS) -> Non
             measured = [short(figure) for figure in figures]
         lines.append(f"| {row.case} | {row.method} | {' | '.join(measured)} | {row.note} |")
     lines += ["", f"Measured on {machine()}; medians of {rounds} interleaved rounds."]
-    readme = Path("README.md")
-    text = readme.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     block = re.compile(rf"(<!-- benchmark {name} -->\n).*?(<!-- end -->)", re.DOTALL)
     new, count = block.subn(lambda found: found[1] + "\n".join(lines) + "\n" + found[2], text)
-    assert count == 1, f"README.md must have one place for the table {name}: found {count}"
-    readme.write_text(new, encoding="utf-8")
+    assert count == 1, f"{PAGE} must have one place for the table {name}: found {count}"
+    PAGE.write_text(new, encoding="utf-8")
 
 
 def read(name: str) -> dict[str, list[dict[str, object]]]:
