@@ -584,5 +584,9 @@ def test_regions_are_of_the_classes_of_the_dataset(
 def test_regions_of_a_task_that_names_its_classes_itself_wait_for_it() -> None:
     decathlon = {"name": "made", "layout": {"kind": "decathlon"}}
     changes = {"dataset": decathlon, "evaluate__regions": {"all": ["tumour", "edema"]}}
-    experiments = {"one": ExperimentSettings(**having(**changes))}
-    check_regions(experiments, datasets_of(experiments, REGISTRY, None))
+    waiting = {"one": ExperimentSettings(**having(**changes))}
+    check_regions(waiting, datasets_of(waiting, REGISTRY, None))
+    del changes["dataset"]
+    known = {"one": ExperimentSettings(**having(**changes))}
+    with pytest.raises(ValueError, match="got tumour, edema; correct it"):
+        check_regions(known, datasets_of(known, REGISTRY, None))

@@ -62,7 +62,8 @@ def test_a_crash_leaves_a_summary_and_what_is_removed_from_the_sheet_stays(
     assert "archive tiny, 3 volumes: 2 done, 0 failed, 1 missing" in done.stdout
     third = table(project).loc["third"]
     assert third["state"] == "missing"
-    assert third["reason"].startswith("a job ended with an error: FileExistsError")
+    reason = "a job ended with an error: ValueError: 1 of 1 volumes failed: third: [Errno 17] "
+    assert third["reason"].startswith(f"{reason}File exists: "), third["reason"]
     assert "tiny/third a job ended with an error" in project.snakemake(*STATUS).stdout
     (folder / "third/prediction.ome.zarr").unlink()
     project.snakemake()

@@ -131,7 +131,7 @@ rule summarise_archive:
     """Tell in one table how each volume of an archive went."""
     input:
         segmented=of_volumes(segmented_by),
-        scored=of_volumes(scored_by, with_truth=True),
+        scored=of_volumes(scored_by, only_scored=True),
     output:
         summary=report(
             "<results>/archives/{archive}/summary.tsv",
@@ -151,6 +151,6 @@ rule summarise_archive:
         code=code("summarise_archive.py"),
         folder=in_results("archives/{archive}"),
         volumes=lambda wildcards: volumes_of(wildcards.archive),
-        with_truth=lambda wildcards: volumes_of(wildcards.archive, with_truth=True),
+        with_truth=lambda wildcards: volumes_of(wildcards.archive, only_scored=True),
     script:
         "../scripts/summarise_archive.py"

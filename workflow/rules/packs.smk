@@ -51,12 +51,12 @@ def scored(wildcards):
     ]
 
 
-def of_volumes(made_by, with_truth=False):
+def of_volumes(file_by, only_scored=False):
     """Input function: these files of the volumes of an archive, each once."""
 
     def paths(wildcards):
-        names = volumes_of(wildcards.archive, with_truth)
-        return list({made_by(wildcards.archive, name): None for name in names})
+        names = volumes_of(wildcards.archive, only_scored)
+        return list({file_by(wildcards.archive, name): None for name in names})
 
     return paths
 
@@ -143,11 +143,15 @@ def datasets_of_pack(wildcards):
 
 def own_histograms_of_pack(wildcards):
     """Histograms of volumes whose model normalises by the volume's own."""
-    return [
-        of["histograms"]
-        for of in members_of_pack(wildcards).values()
-        if of["histograms"]
-    ]
+    own = own_histograms(wildcards)
+    return (
+        [
+            own.format(archive=wildcards.archive, volume=volume)
+            for volume in pack(wildcards)
+        ]
+        if own
+        else []
+    )
 
 
 def rows_of_pack(wildcards):

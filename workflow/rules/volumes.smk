@@ -241,10 +241,10 @@ def receipts_of_volume(wildcards):
     ]
 
 
-def volumes_of(archive, with_truth=False):
-    """Volumes of a sheet."""
+def volumes_of(archive, only_scored=False):
+    """Volumes of a sheet, or those whose rows name their truth."""
     return [
-        row["volume"] for row in SHEETS[archive] if row.get("truth") or not with_truth
+        row["volume"] for row in SHEETS[archive] if row.get("truth") or not only_scored
     ]
 
 

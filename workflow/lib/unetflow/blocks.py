@@ -16,6 +16,7 @@ from unetflow import axes as axis_rules
 from unetflow import predicted
 from unetflow.cluster import predict_on_cluster
 from unetflow.orientations import Region, bounds
+from unetflow.packs import do_each
 from unetflow.progress import log, one_line
 from unetflow.regions import Job, load_for, open_job, predict_regions, with_smaller_tiles
 from unetflow.settings.prediction import PredictSettings
@@ -161,33 +162,30 @@ def predict_pack(
         See `states.restored`.
     """
     made_from: dict[str, str] = {}
-    errors: list[str] = []
     output.parent.mkdir(parents=True, exist_ok=True)
     require_space(output.parent, needs[1] * 10**6, "set predict.dtype to uint8")
-    for volume, of in members.items():
+
+    def predict(volume: str) -> None:
+        of = members[volume]
         receipt = folder / volume / "prediction_blocks" / f"packed_{of['block']}.json"
-        try:
-            predict_block(
-                model,
-                of["path"],
-                folder / volume / "prediction.ome.zarr",
-                receipt,
-                of["job"],
-                code,
-                of["repaired"],
-                Path(of["histograms"]) if of["histograms"] else None,
-                (needs[0], 0),
-                attempt,
-            )
-        except (OSError, RuntimeError, ValueError) as error:  # the others go on
-            errors.append(f"{volume}: {one_line(error)}")
-            log(f"failed: {errors[-1]}")
-            continue
+        predict_block(
+            model,
+            of["path"],
+            folder / volume / "prediction.ome.zarr",
+            receipt,
+            of["job"],
+            code,
+            of["repaired"],
+            Path(of["histograms"]) if of["histograms"] else None,
+            (needs[0], 0),
+            attempt,
+        )
         facts = read_json(receipt)
-        lasting = {key: facts[key] for key in facts if key not in ("seconds", "waiting")}
-        made_from[volume] = digest(lasting)
-    if errors:
-        raise ValueError(f"{len(errors)} of {len(members)} volumes failed: {'; '.join(errors)}")
+        made_from[volume] = digest(
+            {key: facts[key] for key in facts if key not in ("seconds", "waiting")}
+        )
+
+    do_each(predict, list(members), len(members))
     write_receipt(output, {"made_from": made_from, "restored": restored})
 
 

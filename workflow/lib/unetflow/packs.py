@@ -74,7 +74,7 @@ class Pack:
         ValueError
             Naming the volumes that have failed, once the others are done.
         """
-        output, errors = Path(self.output), []
+        output = Path(self.output)
         journal = lasting(output)
         facts = read_json(journal) if journal.is_file() else {"made_from": {}, "states": {}}
         done, states = facts["made_from"], facts["states"]
@@ -87,17 +87,31 @@ class Pack:
             if done.get(volume) != of[volume] or states[volume] != self.states(volume, results)
         ]
         log(f"{len(waiting)} of {len(members)} volumes")
-        for volume in track(waiting, "volumes", len(waiting)):
-            try:
-                step(volume, self.paths_of(volume))
-            except (OSError, RuntimeError, ValueError) as error:
-                errors.append(f"{volume}: {one_line(error)}")
-                log(f"failed: {errors[-1]}")
-            else:
-                done[volume], states[volume] = of[volume], self.states(volume, results)
-                now = {"made_from": done, "states": states, "restored": self.restored}
-                write_json(journal, now)
-        if errors:
-            raise ValueError(f"{len(errors)} of {len(members)} volumes failed: {'; '.join(errors)}")
+
+        def do(volume: str) -> None:
+            step(volume, self.paths_of(volume))
+            done[volume], states[volume] = of[volume], self.states(volume, results)
+            write_json(journal, {"made_from": done, "states": states, "restored": self.restored})
+
+        do_each(do, waiting, len(members))
         states = {volume: states[volume] for volume in members}
         write_receipt(output, {"made_from": of, "states": states, "restored": self.restored})
+
+
+def do_each(step: Callable[[str], None], volumes: Sequence[str], in_all: int) -> None:
+    """Do a step for each of several volumes; one that fails does not keep the others.
+
+    Raises
+    ------
+    ValueError
+        Naming, of all that share the job, the volumes that have failed, once the others are done.
+    """
+    errors = []
+    for volume in track(volumes, "volumes", len(volumes)):
+        try:
+            step(volume)
+        except (OSError, RuntimeError, ValueError) as error:
+            errors.append(f"{volume}: {one_line(error)}")
+            log(f"failed: {errors[-1]}")
+    if errors:
+        raise ValueError(f"{len(errors)} of {in_all} volumes failed: {'; '.join(errors)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from unetflow.orientations import Region, bounds
 from unetflow.packages import suited
 from unetflow.predicted import stored_dtype
 from unetflow.settings.experiment import ExperimentSettings
+from unetflow.sharing import minutes_to_predict, packs, remove_receipts
 from unetflow.states import data_of, known_by
-from unetflow.store import Image, full_shards, read_json, remove, write_json
+from unetflow.store import Image, full_shards, read_json, write_json
 from unetflow.tile_plan import TilePlan, choose_tile, plan_of, trace
 from unetflow.volumes import choice_of, open_volume, parse_region
 from unetflow.voxels import Resampled, resampled
@@ -33,8 +34,6 @@ GPU_RATE = 20e12
 """Operations a second that a GPU is taken to do: half of what a small one does in bf16."""
 CLASSES = 2
 """For the plan of a tile: how many there are hardly matters, and no network may be trained yet."""
-OPENING_MINUTES = 0.01
-"""To open a volume and create its array."""
 HOURS_LEFT = 4
 """Times as long as estimated that a job may take before a cluster ends it."""
 
@@ -76,10 +75,10 @@ def plan_archive(
     made = output.with_name("packs.json")  # outlives the plan
     before = read_json(made) if made.is_file() else {}
     together = packs(planned, experiments, before)
-    minutes: Counter[str] = Counter()
+    minutes: defaultdict[str, float] = defaultdict(float)
     for volume, first in together.items():
         planned[volume]["pack"] = first
-        minutes[first] += planned[volume]["minutes"] + OPENING_MINUTES
+        minutes[first] += minutes_to_predict(planned[volume])
     for first, work in minutes.items():
         threads = experiments[planned[first]["experiment"]].predict.threads
         planned[first]["pack_runtime"] = wall_minutes(work / threads)
@@ -87,66 +86,6 @@ def plan_archive(
         remove_receipts(output.parent / volume)
     write_json(made, together)
     write_json(output, {"key": key, "volumes": planned})
-
-
-def remove_receipts(folder: Path) -> None:
-    """Remove what says that a volume is done, whose jobs are others now.
-
-    Else what those of before have made, maybe with other settings, would be taken for theirs.
-    """
-    receipts = [folder / name for name in ("prediction.json", "summary.json", "metrics.tsv")]
-    for receipt in [*folder.glob("prediction_blocks/*.json"), *receipts]:
-        remove(receipt)
-
-
-def packs(
-    planned: Mapping[str, Mapping[str, Any]],
-    experiments: Mapping[str, ExperimentSettings],
-    before: Mapping[str, str],
-) -> dict[str, str]:
-    """Small volumes, each with the first of those that share a job with it.
-
-    They are taken in the order of the sheet, up to the work of a job to predict and to segment
-    them. Packs that were made before stay as they are, as far as a job may still hold them: what is
-    appended to a sheet is put into others.
-
-    Parameters
-    ----------
-    before : mapping
-        The same of an earlier plan.
-    """
-    small = {}
-    for volume, plan in planned.items():
-        share = share_of_job(plan, experiments[plan["experiment"]])
-        if len(plan["blocks"]) == 1 and share <= 1 / 2:
-            small[volume] = share
-    found: dict[str, str] = {}
-    used = dict.fromkeys(small, 0.0)
-    newest: dict[tuple[str, str], str] = {}
-    for volume in sorted(small, key=lambda name: before.get(name) != name):  # the first of each
-        share = small[volume]
-        network, first = network_of(planned[volume]), before.get(volume, "")
-        alike = first in small and network_of(planned[first]) == network
-        if not (alike and used[first] + share <= 1):
-            first = newest.get(network, volume)
-            if used[first] + share > 1:
-                first = volume
-            newest[network] = first
-        found[volume] = first
-        used[first] += share
-    return found
-
-
-def share_of_job(plan: Mapping[str, Any], experiment: ExperimentSettings) -> float:
-    """Part of the work that one job may have which a volume takes, to predict or to segment it."""
-    to_predict = (plan.get("minutes", 0) + OPENING_MINUTES) / experiment.predict.block_minutes
-    to_segment = plan.get("voxels", 0) / experiment.segment.job_megavoxels / 1e6
-    return float(max(to_predict, to_segment))
-
-
-def network_of(plan: Mapping[str, Any]) -> tuple[str, str]:
-    """What a volume is predicted with: experiment and model that its row names."""
-    return plan["experiment"], plan.get("model", "")
 
 
 def described(plan: Path) -> str:

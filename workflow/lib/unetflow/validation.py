@@ -5,6 +5,7 @@ A regression validates by its loss.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def read_values(
 
 
 @dataclass(frozen=True)
-class Judge:
+class Judge(ABC):
     """A network in training, with the images that it is judged by.
 
     Attributes
@@ -104,19 +105,19 @@ class Judge:
     measure: ClassVar[str]
     sign: ClassVar[int] = 1
 
+    @abstractmethod
     def score(self) -> float:
         """Judgement, which is kept where it is best."""
-        raise NotImplementedError
 
     def threshold(self) -> float | None:
         """Foreground probability above which a pixel is taken for one; None without classes."""
         return None
 
+    @abstractmethod
     def panels(
         self, truth: NDArray[Any], outputs: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Truth and prediction (*part) of a part of an image, grey from 0 to 1."""
-        raise NotImplementedError
 
     def outputs(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the network gives (outputs, *spatial) for pixels (channel, *spatial)."""
