@@ -11,8 +11,9 @@ import pytest
 import tifffile
 import zarr
 
-from unetflow.planning import HOURS_LEFT, OPENING_MINUTES, plan_archive
+from unetflow.planning import HOURS_LEFT, plan_archive
 from unetflow.settings.experiment import ExperimentSettings
+from unetflow.sharing import OPENING_MINUTES
 from unetflow.states import current_plan
 from unetflow.store import create_image, read_json, write_json
 

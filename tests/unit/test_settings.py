@@ -588,5 +588,5 @@ def test_regions_of_a_task_that_names_its_classes_itself_wait_for_it() -> None:
     check_regions(waiting, datasets_of(waiting, REGISTRY, None))
     del changes["dataset"]
     known = {"one": ExperimentSettings(**having(**changes))}
-    with pytest.raises(ValueError, match="got tumour, edema; correct it"):
+    with pytest.raises(ValueError, match="got edema, tumour; correct it"):
         check_regions(known, datasets_of(known, REGISTRY, None))
