@@ -159,7 +159,7 @@ rule predict_pack:
         facts=network_file("facts"),
         weights=network_file("weights"),
         volumes=datasets_of_pack,
-        histograms=own_histograms_of_pack,
+        histograms=own_histograms,
     output:
         pack="<results>/archives/{archive}/{volume}/pack.json",
     log:

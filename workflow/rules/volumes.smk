@@ -168,9 +168,22 @@ def state_of_truth(archive, volume):
 
 
 def own_histograms(wildcards):
-    """Histograms of a volume whose model normalises by the volume's own."""
-    own = planned(wildcards)["own_intensity"]
-    return rules.measure_volume.output.histogram if own else []
+    """Histograms of a volume whose model normalises by the volume's own, or the receipt of a pack's."""
+    plan = planned(wildcards)
+    if not plan["own_intensity"]:
+        return []
+    if "pack" in plan:
+        return rules.measure_pack.output.measured
+    return rules.measure_volume.output.histogram
+
+
+def row_to_measure(plan):
+    """What of a volume's plan its histograms depend on."""
+    return {
+        "path": plan["path"],
+        "choice": volumes.choice_of(plan),
+        "known_by": [plan["known_by"], plan["shape"]],
+    }
 
 
 def repaired(wildcards):
