@@ -54,6 +54,15 @@ def test_volumes_that_share_a_job_share_all_of_them(three: Project) -> None:
     assert "measure_volume" not in jobs
 
 
+def test_planning_asks_for_the_time_of_its_rows(three: Project) -> None:
+    found = []
+    for count in (3, 1203):
+        write_sheet(three, range(count))
+        text = three.snakemake("--dry-run", PLAN, *CONFIG).stdout
+        found.append(int(re.findall(r"runtime=(\d+)", text)[-1]))
+    assert found[1] - found[0] == 20, "1 s a row"
+
+
 def test_a_row_that_is_removed_leaves_those_that_shared_its_jobs(three: Project) -> None:
     three.snakemake(SUMMARY, *CONFIG)
     folder = three.path / "results/archives/three"

@@ -108,7 +108,7 @@ checkpoint plan_archive:
         "<costs>/plan/archives/{archive}.tsv"
     resources:
         mem_mb=raised(1000),
-        runtime=raised(30),
+        runtime=minutes_to_plan,
     params:
         code=code("plan_archive.py"),
         key=lambda wildcards: archive_key(wildcards.archive),

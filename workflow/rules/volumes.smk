@@ -95,6 +95,13 @@ def archive_key(archive):
     return digest(rows, volumes, models, settings, failed, code("plan_archive.py"))
 
 
+def minutes_to_plan(wildcards, attempt):
+    """Resource: minutes to open the volumes of a sheet, each in 1 s. All is raised with each attempt."""
+    # Where predict.input_checksum is "data" they are read as well. How large they are nobody knows yet: those that
+    # take longer are left to further attempts.
+    return (30 + len(SHEETS[wildcards.archive]) // 60) * attempt
+
+
 def plans_of(archive):
     """Plans of an archive's volumes: as they are when current, else once they have been made."""
     path = f"{RUN.results}/archives/{archive}/plan.json"
