@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from unetflow import store
 from unetflow.packs import Pack
-from unetflow.states import lasting, restored, write_receipt
+from unetflow.states import restored, write_receipt
 from unetflow.store import read_json, write_text
 
 
@@ -20,6 +22,11 @@ class Shared:
         self.own = {"a": 1, "b": 2, "c": 3}
         self.fails: dict[str, Exception] = {}
         self.code, self.made_from = "code", "settings"
+
+    @property
+    def output(self) -> Path:
+        """What is written once all are done, in the folder of the first."""
+        return self.root / next(iter(self.own)) / "after.json"
 
     @property
     def results(self) -> list[Path]:
@@ -37,7 +44,7 @@ class Shared:
         """Run the job; return the volumes that it dealt with."""
         self.done.clear()
         write_receipt(self.root / "before.json", {"made_from": self.before})
-        output = self.root / "after.json"
+        output = self.output
         told = restored(output, self.results)
         output.unlink(missing_ok=True)  # as what runs it does
         again = restored(output, self.results)
@@ -77,21 +84,21 @@ def test_other_settings_or_code_do_all_again(job: Shared) -> None:
 
 
 def test_the_next_step_is_told_what_has_changed(job: Shared) -> None:
-    first = read_json(job.root / "after.json")["made_from"]
+    first = read_json(job.output)["made_from"]
     job.before["b"] = "second"
     job.run()
-    second = read_json(job.root / "after.json")["made_from"]
+    second = read_json(job.output)["made_from"]
     assert {volume for volume in first if first[volume] != second[volume]} == {"b"}
 
 
 def test_what_was_removed_is_told_once_and_made_again(job: Shared) -> None:
     job.results[0].unlink()
-    told = restored(job.root / "after.json", job.results)
+    told = restored(job.output, job.results)
     assert told
     assert job.run() == ["a"]
-    assert restored(job.root / "after.json", job.results) == told
+    assert restored(job.output, job.results) == told
     job.results[0].unlink()
-    assert restored(job.root / "after.json", job.results) not in ("", told), "another time"
+    assert restored(job.output, job.results) not in ("", told), "another time"
 
 
 def test_results_that_another_job_has_written_since_are_made_again(job: Shared) -> None:
@@ -106,7 +113,7 @@ def test_one_that_fails_keeps_no_other_and_nothing_says_that_all_is_done(job: Sh
     with pytest.raises(ValueError, match=r"^2 of 3 volumes failed: a: no space; c: two lines$"):
         job.run()
     assert job.done == ["b"]
-    assert not (job.root / "after.json").exists()
+    assert not (job.output).exists()
     job.fails = {}
     assert job.run() == ["a", "c"]
 
@@ -116,15 +123,58 @@ def test_a_job_that_was_killed_goes_on_where_it_was(job: Shared) -> None:
     with pytest.raises(KeyboardInterrupt):
         job.run()
     assert job.done == ["a"]
-    assert read_json(lasting(job.root / "after.json"))["made_from"].keys() == {"a", "b", "c"}
     job.fails = {}
     assert job.run() == ["b", "c"]
 
 
 def test_a_volume_that_has_left_is_no_part_of_what_is_written(job: Shared) -> None:
+    del job.own["c"]
+    assert job.run() == []
+    assert read_json(job.output)["made_from"].keys() == {"a", "b"}
+
+
+def test_a_job_that_loses_its_first_volume_makes_none_of_the_others_again(job: Shared) -> None:
     del job.own["a"]
     assert job.run() == []
-    assert read_json(job.root / "after.json")["made_from"].keys() == {"b", "c"}
+    assert read_json(job.output)["made_from"].keys() == {"b", "c"}
+    job.own["b"] = 4
+    assert job.run() == ["b"]
+
+
+def test_a_folder_that_is_removed_is_that_of_one_volume_even_if_it_is_the_first(
+    job: Shared,
+) -> None:
+    shutil.rmtree(job.root / "a")
+    assert job.run() == ["a"]
+    assert job.run() == []
+
+
+def test_a_volume_that_comes_back_or_to_another_job_is_not_made_again(job: Shared) -> None:
+    of = job.own
+    for some in ({"c": of["c"]}, {"b": of["b"], "a": of["a"]}, of):
+        job.own = some
+        assert job.run() == []
+
+
+def test_what_is_written_grows_with_the_volumes_not_with_their_square(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+
+    def count(path: Path, text: str) -> None:
+        written.append(len(text))
+        write_text(path, text)
+
+    monkeypatch.setattr(store, "write_text", count)
+    sums = []
+    for volumes in (20, 80):
+        job = Shared(tmp_path / str(volumes))
+        job.own = {f"v{number:02}": number for number in range(volumes)}
+        job.before = dict.fromkeys(job.own, "first")
+        job.run()
+        sums.append(sum(written))
+        written.clear()
+    assert sums[1] < 5 * sums[0]
 
 
 def test_braces_in_a_name_stand_for_nothing(tmp_path: Path) -> None:

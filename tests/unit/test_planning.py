@@ -208,7 +208,8 @@ def test_small_volumes_share_jobs_and_keep_them_when_rows_are_appended(tmp_path:
     assert packs(every[1:], 3.5 * alone, anew=False)["v1"] == "v1", "its first is gone"
     assert set(packs(every, 1000).values()) == {"v0"}
     assert packs(every, 1.5 * alone) == {}, "none is less than half of a job"
-    made = [tmp_path / name for name in ("v1/summary.json", "v1/prediction_blocks/packed_0_0.json")]
+    names = ("summary.json", "intensity.json", "prediction_blocks/packed_0_0.json")
+    made = [tmp_path / "v1" / name for name in names]
     for path in [*made, tmp_path / "v1/objects.tsv"]:
         write_json(path, {})
     packs(every, 1000, anew=False)

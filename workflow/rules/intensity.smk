@@ -36,11 +36,33 @@ rule measure_volume:
         runtime=minutes(10),
     params:
         code=code("measure_volume.py"),
-        image=lambda wildcards: planned(wildcards)["path"],
-        choice=lambda wildcards: volumes.choice_of(planned(wildcards)),
-        known_by=lambda wildcards: [
-            planned(wildcards)["known_by"],
-            planned(wildcards)["shape"],
-        ],
+        row=lambda wildcards: row_to_measure(planned(wildcards)),
     script:
         "../scripts/measure_volume.py"
+
+
+rule measure_pack:
+    """Count the grey values of small volumes that share a job."""
+    input:
+        volumes=datasets_of_pack,
+    output:
+        measured="<results>/archives/{archive}/{volume}/measured.json",
+    log:
+        "<logs>/intensity/archives/{archive}/{volume}/measured.log",
+    benchmark:
+        "<costs>/intensity/archives/{archive}/{volume}_measured.tsv"
+    resources:
+        mem_mb=raised(2000),
+        runtime=minutes(10),
+    params:
+        code=code("measure_pack.py"),
+        rows=lambda wildcards: {
+            volume: row_to_measure(plan) for volume, plan in pack(wildcards).items()
+        },
+        paths=for_each_volume(histogram=rules.measure_volume.output.histogram),
+        restored=restored(
+            in_results("archives/{archive}/{volume}/measured.json"),
+            outputs_of([rules.measure_volume.output.histogram]),
+        ),
+    script:
+        "../scripts/measure_pack.py"

@@ -141,19 +141,6 @@ def datasets_of_pack(wildcards):
     return expand(rules.prepare_dataset.output.images, dataset=sheets.datasets_in(rows))
 
 
-def own_histograms_of_pack(wildcards):
-    """Histograms of volumes whose model normalises by the volume's own."""
-    own = own_histograms(wildcards)
-    return (
-        [
-            own.format(archive=wildcards.archive, volume=volume)
-            for volume in pack(wildcards)
-        ]
-        if own
-        else []
-    )
-
-
 def rows_of_pack(wildcards):
     """What of their plans the finished predictions of a pack depend on."""
     return {

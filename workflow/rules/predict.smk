@@ -108,7 +108,7 @@ checkpoint plan_archive:
         "<costs>/plan/archives/{archive}.tsv"
     resources:
         mem_mb=raised(1000),
-        runtime=raised(30),
+        runtime=minutes_to_plan,
     params:
         code=code("plan_archive.py"),
         key=lambda wildcards: archive_key(wildcards.archive),
@@ -159,7 +159,7 @@ rule predict_pack:
         facts=network_file("facts"),
         weights=network_file("weights"),
         volumes=datasets_of_pack,
-        histograms=own_histograms_of_pack,
+        histograms=own_histograms,
     output:
         pack="<results>/archives/{archive}/{volume}/pack.json",
     log:

@@ -95,6 +95,13 @@ def archive_key(archive):
     return digest(rows, volumes, models, settings, failed, code("plan_archive.py"))
 
 
+def minutes_to_plan(wildcards, attempt):
+    """Resource: minutes to open the volumes of a sheet, each in 1 s. All is raised with each attempt."""
+    # Where predict.input_checksum is "data" they are read as well. How large they are nobody knows yet: those that
+    # take longer are left to further attempts.
+    return (30 + len(SHEETS[wildcards.archive]) // 60) * attempt
+
+
 def plans_of(archive):
     """Plans of an archive's volumes: as they are when current, else once they have been made."""
     path = f"{RUN.results}/archives/{archive}/plan.json"
@@ -168,9 +175,22 @@ def state_of_truth(archive, volume):
 
 
 def own_histograms(wildcards):
-    """Histograms of a volume whose model normalises by the volume's own."""
-    own = planned(wildcards)["own_intensity"]
-    return rules.measure_volume.output.histogram if own else []
+    """Histograms of a volume whose model normalises by the volume's own, or the receipt of a pack's."""
+    plan = planned(wildcards)
+    if not plan["own_intensity"]:
+        return []
+    if "pack" in plan:
+        return rules.measure_pack.output.measured
+    return rules.measure_volume.output.histogram
+
+
+def row_to_measure(plan):
+    """What of a volume's plan its histograms depend on."""
+    return {
+        "path": plan["path"],
+        "choice": volumes.choice_of(plan),
+        "known_by": [plan["known_by"], plan["shape"]],
+    }
 
 
 def repaired(wildcards):

@@ -1,11 +1,8 @@
 from pathlib import Path
 
-from unetflow.intensity import write_volume_histograms
 from unetflow.progress import log_to
+from unetflow.volume_intensity import write_volume_histograms
 
 with log_to(snakemake.log[0]):
-    write_volume_histograms(
-        snakemake.params.image,
-        output=Path(snakemake.output.histogram),
-        choice=snakemake.params.choice,
-    )
+    row = snakemake.params.row
+    write_volume_histograms(row["path"], Path(snakemake.output.histogram), row["choice"])

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetflow.progress import one_line
 from unetflow.settings.training import IntensitySettings
 from unetflow.store import Image, read_json, write_json
 from unetflow.volumes import open_volume
@@ -257,20 +256,6 @@ def counted(image: Image) -> list[Histogram]:
         for slab in slabs(image.spatial_shape)
     )
     return reduce(lambda *pair: [merge(of) for of in zip(*pair, strict=True)], parts)
-
-
-def write_volume_histograms(place: str, output: Path, choice: Mapping[str, str]) -> None:
-    """Write those of an archive's volume; one that has none is a result, with its reason.
-
-    Parameters
-    ----------
-    choice : mapping
-        Scene, time, channel and level of the volume.
-    """
-    try:
-        write_histograms(place, output, choice)
-    except (OSError, RuntimeError, ValueError) as error:  # also what codecs raise
-        write_json(output, {"image": place, "channels": [], "reason": one_line(error)})
 
 
 def slabs(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unetflow.progress import log, one_line, track
-from unetflow.states import digest, lasting, state_of_file, write_receipt
+from unetflow.states import digest, state_of_file, write_receipt
 from unetflow.store import read_json, write_json
 
 
@@ -18,12 +18,11 @@ class Pack:
 
     Attributes
     ----------
-    before : Path
-        What the step before has written for them, as `output`.
+    before : Path or None
+        What the step before has written for them, as `output`; None where there is none.
     output : Path
-        JSON, written once all are done: `made_from`, of each volume the digest of all that its
-        results depend on, their `states`, and `restored`. What a job that was killed has done
-        stands in the copy that lasts, see `states.lasting`.
+        JSON in the folder of the first of them, written once all are done: `made_from`, of each
+        volume the digest of all that its results depend on, and `restored`.
     paths : mapping
         Of each volume, patterns in which `{volume}` stands for its name.
     code : str
@@ -32,7 +31,7 @@ class Pack:
         See `states.restored`.
     """
 
-    before: Path | str
+    before: Path | str | None
     output: Path | str
     paths: Mapping[str, str]
     code: str
@@ -41,6 +40,14 @@ class Pack:
     def paths_of(self, volume: str) -> dict[str, Path]:
         """Paths of a volume."""
         return {name: Path(path.replace("{volume}", volume)) for name, path in self.paths.items()}
+
+    def record(self, volume: str) -> Path:
+        """Hidden file of a volume that says what its results were made from, and their states.
+
+        It lies in the volume's own folder, whichever volumes share a job with it later.
+        """
+        output = Path(self.output)
+        return output.parents[1] / volume / f".{output.stem}_own.json"
 
     def states(self, volume: str, results: Sequence[str]) -> list[list[list[int]]]:
         """Size and time of change of each of some results, see `states.state_of_file`."""
@@ -74,28 +81,27 @@ class Pack:
         ValueError
             Naming the volumes that have failed, once the others are done.
         """
-        output = Path(self.output)
-        journal = lasting(output)
-        facts = read_json(journal) if journal.is_file() else {"made_from": {}, "states": {}}
-        done, states = facts["made_from"], facts["states"]
-        earlier = read_json(Path(self.before))["made_from"]
+        earlier = dict.fromkeys(members, "")
+        if self.before is not None:
+            earlier = read_json(Path(self.before))["made_from"]
         common = [made_from, self.code]
         of = {volume: digest(earlier[volume], own, common) for volume, own in members.items()}
-        waiting = [
-            volume
-            for volume in members
-            if done.get(volume) != of[volume] or states[volume] != self.states(volume, results)
-        ]
-        log(f"{len(waiting)} of {len(members)} volumes")
+
+        def record_of(volume: str) -> dict[str, Any]:
+            return {"made_from": of[volume], "states": self.states(volume, results)}
+
+        def is_done(volume: str) -> bool:
+            record = self.record(volume)
+            return record.is_file() and bool(read_json(record) == record_of(volume))
 
         def do(volume: str) -> None:
             step(volume, self.paths_of(volume))
-            done[volume], states[volume] = of[volume], self.states(volume, results)
-            write_json(journal, {"made_from": done, "states": states, "restored": self.restored})
+            write_json(self.record(volume), record_of(volume))
 
+        waiting = [volume for volume in members if not is_done(volume)]
+        log(f"{len(waiting)} of {len(members)} volumes")
         do_each(do, waiting, len(members))
-        states = {volume: states[volume] for volume in members}
-        write_receipt(output, {"made_from": of, "states": states, "restored": self.restored})
+        write_receipt(Path(self.output), {"made_from": of, "restored": self.restored})
 
 
 def do_each(step: Callable[[str], None], volumes: Sequence[str], in_all: int) -> None:

@@ -73,6 +73,6 @@ def remove_receipts(folder: Path) -> None:
 
     Else what those of before have made, maybe with other settings, would be taken for theirs.
     """
-    receipts = [folder / name for name in ("prediction.json", "summary.json", "metrics.tsv")]
-    for receipt in [*folder.glob("prediction_blocks/*.json"), *receipts]:
+    names = ("intensity.json", "prediction.json", "summary.json", "metrics.tsv")
+    for receipt in [*folder.glob("prediction_blocks/*.json"), *(folder / name for name in names)]:
         remove(receipt)
