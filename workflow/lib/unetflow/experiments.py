@@ -153,19 +153,26 @@ def check_starts(
 
 
 def check_pretrained(name: str, model: Network) -> None:
-    """Refuse weights that are not there, where a network starts from some."""
-    if not isinstance(model, VggSettings) or model.pretrained is None:
+    """Refuse weights that are not there, where a network starts from a file of them."""
+    if not isinstance(model, VggSettings) or model.pretrained is None or model.is_fetched:
         return
     if not Path(model.pretrained).is_file():
         raise ValueError(
             f"experiment {name}: model.pretrained must be a file: found none at "
-            f"{model.pretrained}; fetch https://download.pytorch.org/models/{model.weights_name}"
+            f"{model.pretrained}; correct it, or set imagenet to have {model.weights_name} fetched"
         )
 
 
+def fetched_weights(model: Network) -> str | None:
+    """Name of the file that a network's first weights are fetched as; None if they are not."""
+    return model.weights_name if isinstance(model, VggSettings) and model.is_fetched else None
+
+
 def start_of(family: Mapping[str, ExperimentSettings], name: str) -> list[str | int] | None:
-    """What a training starts from, unless it is an earlier stage: file, size, time of change."""
+    """What a training starts from, unless that is made or fetched: file, size, time of change."""
     model, start = family[name].model, family[name].train.start_from
+    if fetched_weights(model) is not None:
+        return None
     if isinstance(model, VggSettings) and model.pretrained is not None:
         weights = Path(model.pretrained)
     elif start is not None and start not in family:

@@ -210,10 +210,15 @@ class VggSettings(NetworkSettings):
     )
     pretrained: str | None = setting(
         None,
-        "file of torchvision's weights of this VGG network, of ImageNet, that a training starts "
-        "from; null: random ones. It takes three channels: an image of one is taken as three equal "
-        "ones",
+        "weights of this VGG network that a training starts from; imagenet: torchvision's, which "
+        "are fetched; or a file of theirs; null: random ones. They take three channels: an image "
+        "of one is taken as three equal ones",
     )
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether the weights that a training starts from are downloaded."""
+        return self.pretrained == "imagenet"
 
     @model_validator(mode="after")
     def _pretrained_is_as_wide(self) -> Self:
