@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unetflow.datasets.registry import find_dataset
+from unetflow.formats.medical import is_series
 from unetflow.reading import parse, read_yaml
 from unetflow.settings.datasets import DatasetSettings, DecathlonLayout
 from unetflow.settings.experiment import ExperimentSettings
@@ -266,7 +267,10 @@ def first_alike(
 
 
 def files_of(dataset: DatasetSettings) -> list[str]:
-    """Files of a dataset that is read in place, with the layout's patterns; else none."""
+    """Files of a dataset that is read in place, with the layout's patterns; else none.
+
+    Of a series of DICOM slices, which is a folder, these are the slices.
+    """
     if dataset.folder is None:
         return []
     patterns = [
@@ -281,4 +285,6 @@ def files_of(dataset: DatasetSettings) -> list[str]:
         "**/dataset.json",
         "**/*.nii.gz",
     }
-    return sorted({str(path) for glob in globs for path in root.glob(glob) if path.is_file()})
+    found = {path for glob in globs for path in root.glob(glob)}
+    found |= {path for folder in found if is_series(folder) for path in folder.iterdir()}
+    return sorted(str(path) for path in found if path.is_file())
