@@ -545,6 +545,10 @@ def test_model_json_tells_the_network(settings: UNetSettings) -> None:
         ),
         ({"filter_size": [1, 3, 3]}, "filter_size must be one number or one per axis, 2 of them"),
         ({"pool_size": [1, 2, 2]}, "pool_size must be one number or one per axis, 2 of them"),
+        (
+            {"dimensions": 3, "pool_size": [2, 5, 5]},
+            r"model.pool_size must be less than or equal to 4: got \[2, 5, 5\]",
+        ),
         ({"pool_size": 1}, "pool_size must pool along some axis in each of the 2 poolings"),
         ({"pool_size": [[2, 2]]}, "in each of the 2 poolings of depth: got "),
         ({"pool_size": 3, "attention": True}, "pool_size must be 1, 2 or 4 where attention"),
