@@ -140,6 +140,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"normalisation": "batch", "widening": "before", "upsampling": "nearest", "filter_size": 5},
     {"normalisation": "instance", "blocks": "residual", "upsampling": "bilinear"},
     {"normalisation": "layer", "blocks": "residual", "attention": True, "width": 8, "depth": 2},
+    {"normalisation": "group", "blocks": "residual", "width": 4},
     {"attention": True, "upsampling": "bilinear", "deep_supervision": True, "depth": 2},
 ]
 

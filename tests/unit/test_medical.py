@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from unetflow.experiments import files_of
 from unetflow.formats.medical import is_series, placement_of
 from unetflow.formats.ome_zarr import images_in
 from unetflow.formats.placement import Placement, of_voxels
+from unetflow.settings.datasets import DatasetSettings
 from unetflow.states import known_by, state_of_file
 from unetflow.volumes import open_volume
 
@@ -148,6 +150,23 @@ def test_a_series_is_another_once_a_slice_is(tmp_path: Path) -> None:
     assert known_by(open_volume(folder)) != before
     assert state_of_file(folder) != told
     assert images_in(str(folder)) == []
+
+
+def test_a_dataset_in_place_follows_the_slices_of_its_cases(tmp_path: Path) -> None:
+    """A slice that changes prepares the dataset anew; a folder of other things does not."""
+    layout = {"kind": "medical", "images": "{image}/ct", "masks": "{image}/mask.nii", "classes": {}}
+    dataset = DatasetSettings(folder=str(tmp_path), layout=layout)
+    for case in ("first", "second"):
+        (tmp_path / case).mkdir()
+        slices(tmp_path / case / "ct", oriented("LPS", (4, 4, 5)))
+        (tmp_path / case / "mask.nii").write_bytes(b"")
+    (tmp_path / "third/ct").mkdir(parents=True)
+    (tmp_path / "third/ct/notes.txt").write_text("no slice")
+    expected = [
+        path for path in tmp_path.rglob("*") if path.suffix == ".dcm" or path.name == "mask.nii"
+    ]
+    assert len(expected) == 2 * 5
+    assert files_of(dataset) == sorted(map(str, expected))
 
 
 def test_a_series_of_several_is_chosen_as_a_scene(tmp_path: Path) -> None:

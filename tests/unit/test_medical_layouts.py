@@ -150,6 +150,16 @@ def test_a_missing_modality_is_named_with_its_case(tmp_path: Path) -> None:
     assert "b_flair.nii.gz: a case must have every modality: found no t1ce of b; add" in line
 
 
+def test_two_files_of_one_case_are_refused(tmp_path: Path) -> None:
+    for folder in ("HGG", "LGG"):
+        write(tmp_path / f"{folder}/A/A_flair.nii.gz", grey(0))
+        write(tmp_path / f"{folder}/A/A_seg.nii.gz", mask([*VALUES.values()]))
+    one = BRATS | {"channels": ("flair",)}
+    assert "HGG/A/A_flair.nii.gz does too; write {group}" in refused(tmp_path, **one)
+    grouped = {key: one[key].replace("**/", "{group}/") for key in ("images", "masks")}
+    assert [*prepared(tmp_path, **one | grouped)[1]] == ["HGG_A", "LGG_A"]
+
+
 def test_modalities_of_different_extents_are_refused(tmp_path: Path) -> None:
     brats(tmp_path, "a")
     write(tmp_path / "data/a/a_t1.nii.gz", grey(0, (4, 6, 7)))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import zarr
 from hypothesis import given
 from hypothesis import settings as examples
@@ -26,11 +27,14 @@ from scipy.interpolate import CubicSpline
 from unetflow import patches
 from unetflow.elastic import Deformation, displacements, draw, spline_matrix
 from unetflow.geometry import Geometry, mirrored, unet_geometry
-from unetflow.patches import cut_patch, cut_patches
+from unetflow.inference import build
+from unetflow.losses import cross_entropy
+from unetflow.patches import cut_patch, cut_patches, open_source
 from unetflow.resampling import Interpolation, resample
+from unetflow.settings.networks import SlidingWindowSettings
 from unetflow.settings.training import PatchesSettings, WeightsSettings
 from unetflow.store import add_label, create_array, create_image
-from unetflow.weights import target_and_weights
+from unetflow.weights import target_and_weights, write_weights
 
 COUNTS, WEIGHTS = [3, 1], WeightsSettings()
 STILL: dict[str, Any] = {
@@ -597,3 +601,31 @@ def test_a_killed_cut_is_absent_and_made_whole_by_the_next(tmp_path: Path) -> No
     assert digest(tmp_path / "cache") == digest(tmp_path / "expected")
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"image", "weights", "expected", "expected.tsv", "cache", "cache.tsv"}
+
+
+def test_a_patch_of_one_window_is_of_its_middle_pixel(tmp_path: Path) -> None:
+    """How a classifier of windows is trained as published: evenly by class, pixel by pixel."""
+    model = SlidingWindowSettings(network="sliding_window", width=1, hidden=1)
+    classes = np.zeros((120, 130), np.uint8)
+    classes[40:48, 60:66] = 1  # of 325 pixels one
+    path = tmp_path / "image"
+    create_image(path, "yx", classes.shape, np.uint8, {})[...] = classes
+    add_label(path, "classes", "yx", classes, {})
+    add_label(path, "instances", "yx", classes.astype(np.uint32), {})
+    settings = WeightsSettings(w0=0, balance_classes=False, separate_touching=False)
+    write_weights(path, tmp_path / "weights", [15552, 48], 2, settings)
+    source = open_source(path, tmp_path / "weights", model.geometry, [15552, 48], settings)
+    chosen = PatchesSettings(tile=95, per_image=200, balanced=1, elastic_sigma=0)
+    cut_patches(source, tmp_path / "patches", chosen)
+    found = zarr.open_group(tmp_path / "patches", mode="r")
+    middles = np.asarray(found["classes"][...])
+    assert middles.shape == (200, 1, 1)
+    assert 70 < middles.sum() < 130
+    windows = np.asarray(found["image"][...], np.float32)
+    assert windows.shape == (200, 1, 95, 95)
+    # Turned by any angle about its middle, which stays the pixel that is classified.
+    np.testing.assert_array_equal(windows[:, 0, 47, 47] > 0.5, middles[:, 0, 0] == 1)
+    logits = build(model, 1, 2)(torch.from_numpy(windows[:8]))
+    assert logits.shape == (8, 2, 1, 1)
+    classes_there = torch.from_numpy(middles[:8]).long()
+    assert torch.isfinite(cross_entropy(logits, classes_there, torch.ones(8, 1, 1)))

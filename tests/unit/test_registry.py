@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unetflow.datasets.registry import find_dataset
+from unetflow.datasets.registry import find_dataset, find_weights
 from unetflow.settings.datasets import DatasetSettings
 
 REGISTRY = Path(__file__).parents[2] / "resources/datasets"
@@ -161,3 +161,14 @@ def test_an_override_without_url_is_one_line_with_its_file(tmp_path: Path, text:
     with pytest.raises(ValueError, match=r"registry\.yaml: ") as caught:
         find_dataset("isbi2012", REGISTRY, tmp_path / "registry.yaml")
     assert "\n" not in str(caught.value)
+
+
+def test_weights_come_from_torchvision_or_from_a_copy(tmp_path: Path) -> None:
+    name = "vgg11-8a719046.pth"
+    there = find_weights(name, None)
+    assert there.url == f"https://download.pytorch.org/models/{name}"
+    assert (there.name, there.sha256) == (name, "8a719046")
+    assert find_weights(name, override(tmp_path, "other", "a.zip")) == there
+    here = find_weights(name, override(tmp_path, name, "copies/vgg.pth"))
+    assert here.url == str(tmp_path / "copies/vgg.pth")
+    assert (here.name, here.sha256) == (name, SHA256)

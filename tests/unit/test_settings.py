@@ -18,6 +18,7 @@ from unetflow.experiments import (
     check_regions,
     check_starts,
     datasets_of,
+    fetched_weights,
     first_alike,
     load_experiments,
     load_families,
@@ -524,6 +525,12 @@ def test_pretrained_weights_must_be_there_and_alone(tmp_path: Path) -> None:
     path.write_bytes(b"abc")
     check_starts(family, tmp_path, {"one": family})
     assert start_of(family, "one") == [str(path), 3, path.stat().st_mtime_ns]
+    # What is fetched need not be there, and is an input of the rule.
+    fetched = ExperimentSettings(**content | {"model": model | {"pretrained": "imagenet"}})
+    check_starts({"one": fetched}, tmp_path, {"one": {"one": fetched}})
+    assert start_of({"one": fetched}, "one") is None
+    assert fetched_weights(fetched.model) == "vgg11-8a719046.pth"
+    assert fetched_weights(family["one"].model) is None
     content["train"] = {**content.get("train", {}), "start_from": "elsewhere"}
     with pytest.raises(ValueError, match=r"train.start_from must be alone: got model.pretrained"):
         ExperimentSettings(**content)

@@ -1103,6 +1103,18 @@ def test_a_training_starts_from_pretrained_weights_which_prediction_does_without
         validation={},
     )
     before = training.task_digest(task, chosen)
+    # Such as are fetched are in a folder, by the name that torchvision gives them.
+    assert task.pretrained(model) == model
+    assert task.pretrained(UNetSettings()) is None
+    fetched = replace(task, fetched=tmp_path / "fetched")
+    its = fetched.pretrained(model)
+    assert its is not None
+    assert its.pretrained == str(tmp_path / "fetched/vgg11-8a719046.pth")
+    (tmp_path / "fetched").mkdir()
+    Path(its.pretrained).write_bytes(file.read_bytes())
+    assert training.task_digest(fetched, chosen) != before
+    with pytest.raises(ValueError, match=r"fetched/vgg11-8a719046\.pth: .* that its name tells"):
+        train(fetched, chosen, tmp_path / "model", tmp_path / "checkpoints")
     train(task, chosen, tmp_path / "model", tmp_path / "checkpoints")
     file.write_bytes(b"other weights")
     assert training.task_digest(task, chosen) != before

@@ -20,6 +20,7 @@ from torch.nn import functional
 from unetflow.geometry import axis_tiles
 from unetflow.inference import Model, array_reader, build, logits
 from unetflow.losses import cross_entropy, deeply_supervised
+from unetflow.models.blocks import normalisation
 from unetflow.reading import parse
 from unetflow.settings.experiment import ExperimentSettings
 from unetflow.settings.networks import UNetSettings, parse_network
@@ -36,7 +37,7 @@ def options(draw: st.DrawFn, **fixed: Any) -> UNetSettings:
     dimensions = draw(st.sampled_from([2, 2, 3]))
     choices = {
         "padding": ["valid", "zeros"],
-        "normalisation": ["none", "batch", "instance", "layer"],
+        "normalisation": ["none", "batch", "instance", "group", "layer"],
         "blocks": ["plain", "residual"],
         "widening": ["after", "before"],
         "upsampling": ["transposed", "nearest", "bilinear"],
@@ -142,9 +143,10 @@ def test_tiled_prediction_equals_that_of_the_whole_image(settings: UNetSettings)
     np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-5 * float(np.abs(whole).max()))
 
 
-def test_statistics_of_what_is_seen_would_not_tile() -> None:
-    """What `instance` refrains from: the same network in training differs by whole logits."""
-    settings = UNetSettings(width=2, depth=2, dropout=0, normalisation="instance")
+@pytest.mark.parametrize("kind", ["instance", "group"])
+def test_statistics_of_what_is_seen_would_not_tile(kind: str) -> None:
+    """What these refrain from: the same network in training differs by whole logits."""
+    settings = UNetSettings(width=2, depth=2, dropout=0, normalisation=kind)
     network = as_trained(settings)
     pixels = torch.randn(1, 1, 84, 44, dtype=torch.float64)
     pixels[:, :, :40] += 3
@@ -248,12 +250,11 @@ def test_a_padded_network_equals_one_that_is_written_down_anew(settings: UNetSet
         torch.testing.assert_close(network(pixels), Written(settings, network)(pixels))
 
 
+@pytest.mark.parametrize("kind", ["instance", "group"])
 @pytest.mark.parametrize("dimensions", [2, 3])
-def test_instance_normalisation_is_of_each_patch_in_training(dimensions: int) -> None:
+def test_some_normalisations_are_of_each_patch_in_training(dimensions: int, kind: str) -> None:
     torch.manual_seed(0)
-    settings = UNetSettings(
-        dimensions=dimensions, width=2, depth=1, dropout=0, normalisation="instance"
-    )
+    settings = UNetSettings(dimensions=dimensions, width=2, depth=1, dropout=0, normalisation=kind)
     network = build(settings, 1, 2).train()
     pixels = torch.randn(3, 1, *[20] * dimensions) * torch.tensor([1.0, 5, 20]).reshape(
         3, *[1] * (dimensions + 1)
@@ -262,7 +263,35 @@ def test_instance_normalisation_is_of_each_patch_in_training(dimensions: int) ->
         together = network(pixels)
         alone = torch.cat([network(one[None]) for one in pixels])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
-    assert network.down[0][1].running_var.std() > 0, "statistics are stored"
+    assert (network.down[0][1].running_var != 1).all(), "statistics are stored"
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(32, 2), (24, 3), (2, 1)])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_group_normalisation_is_torchs_and_stores_the_mean_of_its_statistics(
+    dimensions: int, channels: int, groups: int
+) -> None:
+    torch.manual_seed(0)
+    of = normalisation("group", channels, dimensions).double().train()
+    x = torch.randn(3, channels, *[5] * dimensions, dtype=torch.float64) * 3 + 1
+    reference = nn.GroupNorm(groups, channels).double()
+    for module in (of, reference):
+        module.load_state_dict(
+            {"weight": torch.linspace(1, 2, channels), "bias": torch.linspace(0, 1, channels)},
+            strict=False,
+        )
+    for _ in range(200):  # until nothing is left of what was stored at first
+        found = of(x)
+    torch.testing.assert_close(found, reference(x))
+    parts = x.reshape(3, groups, -1).numpy()
+    for stored, expected in (
+        (of.running_mean, parts.mean(axis=2).mean(axis=0)),
+        (of.running_var, parts.var(axis=2).mean(axis=0)),
+    ):
+        np.testing.assert_allclose(stored, expected.repeat(channels // groups), rtol=1e-6)
+    # At prediction a region of the image is what it is in the whole.
+    of.eval()
+    torch.testing.assert_close(of(x)[:, :, :2], of(x[:, :, :2]))
 
 
 @pytest.mark.parametrize("normalisation", ["none", "batch", "layer"])
@@ -506,7 +535,6 @@ def test_model_json_tells_the_network(settings: UNetSettings) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"normalisation": "group"}, "model.normalisation: must not take the statistics of what"),
         ({"normalisation": "bach"}, "model.normalisation must be .*; the nearest is batch"),
         ({"attention": True, "depth": 1}, "attention must have a level between .* got depth 1"),
         ({"deep_supervision": True, "depth": 1}, "deep_supervision must have a level between"),
@@ -517,6 +545,10 @@ def test_model_json_tells_the_network(settings: UNetSettings) -> None:
         ),
         ({"filter_size": [1, 3, 3]}, "filter_size must be one number or one per axis, 2 of them"),
         ({"pool_size": [1, 2, 2]}, "pool_size must be one number or one per axis, 2 of them"),
+        (
+            {"dimensions": 3, "pool_size": [2, 5, 5]},
+            r"model.pool_size must be less than or equal to 4: got \[2, 5, 5\]",
+        ),
         ({"pool_size": 1}, "pool_size must pool along some axis in each of the 2 poolings"),
         ({"pool_size": [[2, 2]]}, "in each of the 2 poolings of depth: got "),
         ({"pool_size": 3, "attention": True}, "pool_size must be 1, 2 or 4 where attention"),

@@ -10,6 +10,7 @@ from snakemake.exceptions import IncompleteCheckpointException, WorkflowError
 
 from unetflow import experiments as settings_files
 from unetflow import archive_summary, sheets, splits, states, volumes
+from unetflow.datasets.registry import find_weights
 from unetflow.geometry import geometry_to_json
 from unetflow.provenance import code_digest
 from unetflow.settings.experiment import ExperimentSettings, RunSettings
@@ -69,6 +70,7 @@ pathvars:
 wildcard_constraints:
     dataset="[A-Za-z0-9_-]+",
     image="[A-Za-z0-9_-]+",
+    weights="[A-Za-z0-9_-]+",
     experiment="[A-Za-z0-9_-]+",
     model="[A-Za-z0-9_-]+",
     split="fold[0-9]+|final",

@@ -220,6 +220,14 @@ def earlier_stage(wildcards):
     return expand(files, experiment=stage, allow_missing=True)
 
 
+def fetched_weights(wildcards):
+    """Weights that a training starts from, where they are fetched."""
+    name = settings_files.fetched_weights(EXPERIMENTS[wildcards.experiment].model)
+    if name is None:
+        return []
+    return expand(rules.fetch_weights.output.archive, weights=Path(name).stem)
+
+
 def training_threads(wildcards):
     """Threads of all processes of a training."""
     train = EXPERIMENTS[wildcards.experiment].train

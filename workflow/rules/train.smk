@@ -39,6 +39,7 @@ rule train_model:
         ),
         folds=fold_models,
         stage=earlier_stage,
+        fetched=fetched_weights,
     output:
         weights="<results>/experiments/{experiment}/{split}/seed{seed}/model.safetensors",
         last="<results>/experiments/{experiment}/{split}/seed{seed}/last.safetensors",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unetflow.datasets.registry import find_dataset
+from unetflow.formats.medical import is_series
 from unetflow.reading import parse, read_yaml
 from unetflow.settings.datasets import DatasetSettings, DecathlonLayout
 from unetflow.settings.experiment import ExperimentSettings
@@ -153,19 +154,26 @@ def check_starts(
 
 
 def check_pretrained(name: str, model: Network) -> None:
-    """Refuse weights that are not there, where a network starts from some."""
-    if not isinstance(model, VggSettings) or model.pretrained is None:
+    """Refuse weights that are not there, where a network starts from a file of them."""
+    if not isinstance(model, VggSettings) or model.pretrained is None or model.is_fetched:
         return
     if not Path(model.pretrained).is_file():
         raise ValueError(
             f"experiment {name}: model.pretrained must be a file: found none at "
-            f"{model.pretrained}; fetch https://download.pytorch.org/models/{model.weights_name}"
+            f"{model.pretrained}; correct it, or set imagenet to have {model.weights_name} fetched"
         )
 
 
+def fetched_weights(model: Network) -> str | None:
+    """Name of the file that a network's first weights are fetched as; None if they are not."""
+    return model.weights_name if isinstance(model, VggSettings) and model.is_fetched else None
+
+
 def start_of(family: Mapping[str, ExperimentSettings], name: str) -> list[str | int] | None:
-    """What a training starts from, unless it is an earlier stage: file, size, time of change."""
+    """What a training starts from, unless that is made or fetched: file, size, time of change."""
     model, start = family[name].model, family[name].train.start_from
+    if fetched_weights(model) is not None:
+        return None
     if isinstance(model, VggSettings) and model.pretrained is not None:
         weights = Path(model.pretrained)
     elif start is not None and start not in family:
@@ -259,7 +267,10 @@ def first_alike(
 
 
 def files_of(dataset: DatasetSettings) -> list[str]:
-    """Files of a dataset that is read in place, with the layout's patterns; else none."""
+    """Files of a dataset that is read in place, with the layout's patterns; else none.
+
+    Of a series of DICOM slices, which is a folder, these are the slices.
+    """
     if dataset.folder is None:
         return []
     patterns = [
@@ -274,4 +285,6 @@ def files_of(dataset: DatasetSettings) -> list[str]:
         "**/dataset.json",
         "**/*.nii.gz",
     }
-    return sorted({str(path) for glob in globs for path in root.glob(glob) if path.is_file()})
+    found = {path for glob in globs for path in root.glob(glob)}
+    found |= {path for folder in found if is_series(folder) for path in folder.iterdir()}
+    return sorted(str(path) for path in found if path.is_file())

@@ -137,7 +137,7 @@ def export(
 def architecture(facts: Mapping[str, Any], frame: Frame) -> dict[str, Any]:
     """Arguments of the portable network."""
     network = UNetSettings(**facts["network"])
-    stored = {"batch": "stored", "instance": "stored"}
+    stored = dict.fromkeys(("batch", "instance", "group"), "stored")
     return {
         "channels": facts["channels"],
         "classes": len(facts["class_names"]),

@@ -17,6 +17,8 @@ from unetflow.settings.fields import Settings
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
+OUT_OF_RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
+
 
 def read_yaml(path: Path, may_be_empty: bool = False) -> dict[str, Any]:
     """Return the mapping that a YAML file holds.
@@ -91,7 +93,10 @@ def first_mistake(
     if mistake["type"] == "value_error":
         return f"{key}: {message}" if key else message
     found = mistake["ctx"]["tag"] if mistake["type"] == "union_tag_invalid" else mistake["input"]
-    rules = dict.fromkeys(said(item) for other, item in mistakes if other == key)
+    alike = [item for other, item in mistakes if other == key]
+    # A number out of its range is what was meant, and not another type that would do too.
+    ranged = [item for item in alike if item["type"] in OUT_OF_RANGE]
+    rules = dict.fromkeys(said(item) for item in ranged or alike)
     rule = " or ".join(rules)
     choices = [
         word

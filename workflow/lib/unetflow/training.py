@@ -39,7 +39,7 @@ from unetflow.provenance import code_digest
 from unetflow.regression import Regression, learned_from
 from unetflow.sampling import Patches
 from unetflow.settings.experiment import ExperimentSettings
-from unetflow.settings.networks import VggSettings
+from unetflow.settings.networks import NetworkSettings, VggSettings
 from unetflow.settings.training import TrainSettings
 from unetflow.splits import images_of
 from unetflow.store import read_json, remove, replacing, write_json, write_text
@@ -74,6 +74,8 @@ class Task:
         Folder of the model to go on from.
     target_names : sequence of str
         Channels of the true values that a regression learns, instead of classes.
+    fetched : Path or None
+        Folder of weights that were fetched for the network to begin with.
     """
 
     patches: Mapping[str, Path]
@@ -85,6 +87,15 @@ class Task:
     plan: Mapping[str, Any]
     start: Path | None = None
     target_names: Sequence[str] = ()
+    fetched: Path | None = None
+
+    def pretrained(self, model: NetworkSettings) -> VggSettings | None:
+        """Settings that name the file of weights of another to begin with, where there is one."""
+        if not isinstance(model, VggSettings) or model.pretrained is None:
+            return None
+        if self.fetched is None:
+            return model
+        return model.model_copy(update={"pretrained": str(self.fetched / model.weights_name)})
 
     @property
     def regression(self) -> Regression | None:
@@ -104,11 +115,13 @@ def task_of(
     histograms: Sequence[str],
     folds: Sequence[str],
     stage: Sequence[str],
+    fetched: Sequence[str],
     start: str | None = None,
 ) -> Task:
     """Return the task of a split's name and of files, some named after images: NAME.zarr.
 
-    The files of an earlier stage, where there are any, tell the folder to start from.
+    The files of an earlier stage, where there are any, tell the folder to start from, and so does
+    the folder of fetched weights, of which there is one or none.
     """
     parts, described = read_json(Path(split))[name], read_json(Path(index))
     learned = {Path(path).stem: Path(path) for path in patches}
@@ -123,6 +136,7 @@ def task_of(
         plan=read_json(Path(plan)),
         start=Path(stage[0]).parent if stage else Path(start) if start else None,
         target_names=described["target_names"],
+        fetched=Path(fetched[0]) if fetched else None,
     )
 
 
@@ -178,8 +192,8 @@ def train(
     if task.start is not None:
         images, dataset = list(task.patches), str(experiment.dataset)
         take_over(network, task.start, images, dataset, settings.freeze_encoder)
-    elif isinstance(experiment.model, VggSettings) and experiment.model.pretrained:
-        take_pretrained(network, experiment.model, settings.freeze_encoder)
+    elif (pretrained := task.pretrained(experiment.model)) is not None:
+        take_pretrained(network, pretrained, settings.freeze_encoder)
     example = patches.batch(0, settings)[0] if settings.compile else None
     loss = loss_of(settings.loss, regression)
     state = State(fabric, network, settings, steps, example, experiment.model.coarser, loss)
@@ -305,8 +319,8 @@ def task_digest(task: Task, experiment: ExperimentSettings) -> str:
     files = [*task.folds, *task.histograms.values()]
     if task.start is not None:
         files.append(task.start / "model.safetensors")
-    if isinstance(experiment.model, VggSettings) and experiment.model.pretrained:
-        files.append(Path(experiment.model.pretrained))
+    if (pretrained := task.pretrained(experiment.model)) is not None:
+        files.append(Path(str(pretrained.pretrained)))
     facts += [f"{path} {sha256(path)}" for path in files]
     for folder in [*task.patches.values(), *task.validation.values()]:
         files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -61,10 +61,23 @@ def cases(layout: MedicalLayout, root: Path) -> Iterator[Source]:
 
 
 def found(root: Path, pattern: str) -> Found:
-    """Files that match a pattern, by group and case."""
-    return {
-        (names.get("group", ""), names["image"]): path for path, names in matching(root, pattern)
-    }
+    """Files that match a pattern, by group and case.
+
+    Raises
+    ------
+    ValueError
+        If two are of one name.
+    """
+    files: Found = {}
+    for path, names in matching(root, pattern):
+        case = names.get("group", ""), names["image"]
+        if case in files:
+            raise ValueError(
+                f"{path}: a case must have one file that matches {pattern!r}: {files[case]} does "
+                "too; write {group} where their folders differ, or remove one"
+            )
+        files[case] = path
+    return files
 
 
 def decathlon(layout: DecathlonLayout, root: Path) -> Iterator[Source]:

@@ -1,4 +1,4 @@
-"""Looking up a dataset in the registry, and where to fetch it from."""
+"""Looking up a dataset in the registry, and where to fetch it, or weights, from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 
 from unetflow.reading import parse, read_yaml
 from unetflow.settings.datasets import DatasetSettings, Download
+
+TORCHVISION = "https://download.pytorch.org/models"
+"""Where torchvision fetches its weights from."""
 
 
 def find_dataset(name: str, registry: Path, override: Path | None) -> DatasetSettings:
@@ -49,6 +52,23 @@ def find_dataset(name: str, registry: Path, override: Path | None) -> DatasetSet
             "url and sha256 in a YAML file and pass it as --config registry=FILE"
         )
     return dataset
+
+
+def find_weights(name: str, override: Path | None) -> Download:
+    """Return the download of a file of torchvision's weights, or of the override's copy of it.
+
+    Parameters
+    ----------
+    name : str
+        Such as vgg11-8a719046.pth, which ends with the first digits of its SHA-256.
+    override : Path, optional
+        See `find_dataset`; the file stands there by its name.
+    """
+    replaced = {} if override is None else read_yaml(override, may_be_empty=True)
+    if override is not None and name in replaced:
+        download = parse(Download, replaced[name], f"{override}: {name}")
+        return resolved(download, override.parent).model_copy(update={"file": name})
+    return Download(url=f"{TORCHVISION}/{name}", sha256=Path(name).stem.rpartition("-")[2])
 
 
 def resolved(download: Download, folder: Path) -> Download:

@@ -213,8 +213,8 @@ class ExperimentSettings(Settings):
         # Else a network would learn another thing from several processes than from one.
         if self.model.mixes_batch and self.train.devices > 1:
             raise ValueError(
-                "model.normalisation batch or instance must see all of a batch: got train.devices "
-                f"{self.train.devices}, which divide it; set train.devices to 1"
+                "model.normalisation batch, instance or group must see all of a batch: got "
+                f"train.devices {self.train.devices}, which divide it; set train.devices to 1"
             )
         return self
 

@@ -13,7 +13,7 @@ from itertools import accumulate
 from operator import mul
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-from pydantic import Field, TypeAdapter, field_validator, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from unetflow.geometry import AxisGeometry, Geometry, pyramid_geometry
 from unetflow.settings.fields import OR_AUTO, Settings, setting
@@ -67,11 +67,12 @@ class UNetSettings(NetworkSettings):
         'every convolution pads with zeros there, as "same" U-Nets do, and outputs are as large as '
         "inputs",
     )
-    normalisation: Literal["none", "batch", "instance", "layer"] = setting(
+    normalisation: Literal["none", "batch", "instance", "group", "layer"] = setting(
         "none",
         "before each ReLU; batch (3D U-Net): by the statistics of a batch, at prediction by stored "
-        "ones; instance: by those of each patch, at prediction by stored ones, since a tile's own "
-        "would not be those of the image; layer: by those of the channels of each pixel (ConvNeXt)",
+        "ones; instance and group: by those of each channel of a patch, or of 16 channels "
+        "together, at prediction by stored ones, since a tile's own would not be those of the "
+        "image; layer: by those of the channels of each pixel (ConvNeXt)",
     )
     blocks: Literal["plain", "residual"] = setting(
         "plain",
@@ -105,17 +106,6 @@ class UNetSettings(NetworkSettings):
         "far apart, or a list of such lists, one per pooling",
         "pixels",
     )
-
-    @field_validator("normalisation", mode="before")
-    @classmethod
-    def _statistics_are_not_a_tiles(cls, given: Any) -> Any:
-        if given == "group":
-            raise ValueError(
-                "must not take the statistics of what the network sees at once, or tiles would "
-                "differ from the whole image: got group; set layer, or instance or batch, which "
-                "store theirs"
-            )
-        return given
 
     @model_validator(mode="after")
     def _extents_suit_the_axes(self) -> Self:
@@ -201,7 +191,7 @@ class UNetSettings(NetworkSettings):
     @property
     def mixes_batch(self) -> bool:
         """Whether statistics are stored, which are those of a whole batch."""
-        return self.normalisation in ("batch", "instance")
+        return self.normalisation in ("batch", "instance", "group")
 
 
 class VggSettings(NetworkSettings):
@@ -220,10 +210,15 @@ class VggSettings(NetworkSettings):
     )
     pretrained: str | None = setting(
         None,
-        "file of torchvision's weights of this VGG network, of ImageNet, that a training starts "
-        "from; null: random ones. It takes three channels: an image of one is taken as three equal "
-        "ones",
+        "weights of this VGG network that a training starts from; imagenet: torchvision's, which "
+        "are fetched; or a file of theirs; null: random ones. They take three channels: an image "
+        "of one is taken as three equal ones",
     )
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether the weights that a training starts from are downloaded."""
+        return self.pretrained == "imagenet"
 
     @model_validator(mode="after")
     def _pretrained_is_as_wide(self) -> Self:
