@@ -241,6 +241,11 @@ def receipts_of_volume(wildcards):
     ]
 
 
+def tells_values(archive, volume):
+    """Whether a volume is predicted by a regression: of it no objects are made."""
+    return plans_of(archive)[volume]["regression"]
+
+
 def volumes_of(archive, only_scored=False):
     """Volumes of a sheet, or those whose rows name their truth."""
     return [
