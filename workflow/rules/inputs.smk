@@ -469,7 +469,6 @@ def packages_of_experiments(_wildcards):
     return [
         path
         for name, experiment in CHOSEN.items()
-        if not is_regression(name)
         for path in expand(
             rules.export_model.output.package,
             experiment=name,
