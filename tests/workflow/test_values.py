@@ -125,7 +125,7 @@ def test_an_archive_is_restored_beside_segmented_volumes(project: Project) -> No
     done = project.snakemake(*config).stdout
     assert "train_model" not in done
     check_values(archive / "wide", given, stacks / "dim2.tif", 1, "float16")
-    assert len([*(archive / "wide/prediction_blocks").glob("*.json")]) == 2
+    assert len([*(archive / "wide/prediction_blocks").glob("[0-9]*.json")]) == 2
     part = open_image(archive / "part/prediction.ome.zarr").array
     wanted = (slice(1, 3), slice(None), slice(10, 40))
     expected = true_prediction(given, tifffile.imread(stacks / "dim1.tif"), 1)[0]
