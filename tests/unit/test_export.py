@@ -24,7 +24,9 @@ from unetflow.exported_frame import frame_of
 from unetflow.inference import Model, array_reader, build, load, probabilities
 from unetflow.intensity import Normalisation, histogram, normalisation
 from unetflow.model_card import Subject
+from unetflow.packages import adopt
 from unetflow.portable_unet import PortableUNet
+from unetflow.regression import regression_of
 from unetflow.settings.evaluation import ExportSettings
 from unetflow.settings.networks import UNetSettings
 from unetflow.settings.training import IntensitySettings
@@ -79,6 +81,7 @@ def exported(
     network: dict[str, Any],
     channels: int = 1,
     pixels: NDArray[Any] | None = None,
+    target: dict[str, Any] | None = None,
     **intensity: Any,
 ) -> Exported:
     dimensions, axes = network["dimensions"], "czyx" if network["dimensions"] == 3 else "cyx"
@@ -88,7 +91,10 @@ def exported(
     facts = read_json(model / "model.json")
     training = {"best_step": 7, "images": ["one", "two"]}
     sizes = {"y": 0.5, "x": 0.25}
-    write_json(model / "model.json", facts | {"training": training, "voxel_size_um": sizes})
+    facts |= {"training": training, "voxel_size_um": sizes}
+    if target is not None:
+        facts |= {"class_names": [], "target": target}
+    write_json(model / "model.json", facts)
     write_json(folder / "summary.json", {"metrics": SCORES})
     create_image(folder / "image", axes, pixels.shape, pixels.dtype, {})[...] = pixels
     outputs = {"package": folder / "out/cells.zip", "agreement": folder / "out/agreement.json"}
@@ -276,6 +282,41 @@ def test_an_images_own_statistics_are_taken_elsewhere_too(tmp_path: Path, normal
     own = normalisation([histogram(channel, "image") for channel in package.pixels], settings)
     found = tiled(package.package, package.pixels, "torchscript", 10)
     np.testing.assert_allclose(found, package.ours(package.pixels, own), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["2D valid", "3D padded"])
+def test_a_regression_gives_values_in_the_unit_of_its_targets(tmp_path: Path, name: str) -> None:
+    needed()
+    target = {"names": ["red", "2nd", "blue"], "offset": [500.0, 7.0, -3.0]}
+    target |= {"scale": [120.0, 2.0, 40.0], "data_range": 900.0}
+    package = exported(tmp_path, NETWORKS[name], target=target)
+    assert max(package.agreement.values()) < 5e-5
+    expected = package.ours(package.pixels)
+    inside = (slice(None),)
+    if package.model.geometry[0].padded:  # there the tiles mirror the image, and ours pads
+        inside += (slice(package.halo, -package.halo),) * (expected.ndim - 1)
+    assert np.ptp(expected[inside][0]) > 10, "the network sees no difference"
+    for weights_format in ("pytorch_state_dict", "torchscript", "onnx"):
+        found = tiled(package.package, package.pixels, weights_format, 4)
+        np.testing.assert_allclose(found[inside], expected[inside], atol=120e-4)
+    model = described(package.package)
+    (output,) = model.outputs
+    assert [str(of) for of in output.axes[1].channel_names] == ["red", "class_2nd", "blue"]
+    assert output.postprocessing[0].id == "scale_linear"
+    assert "image-restoration" in model.tags
+    with ZipFile(package.package) as archive:
+        readme = archive.read("README.md").decode()
+    assert "in their unit:\nred, 2nd, blue." in readme
+    assert "Dice" not in readme
+    # In a sheet it is the same network.
+    adopted = tmp_path / "adopted"
+    adopt(str(package.package), adopted / "model.json", adopted / "model.safetensors")
+    again = load(adopted, "cpu", "32")
+    assert regression_of(again.facts) == regression_of(package.model.facts)
+    for mine, its in zip(
+        package.model.network.parameters(), again.network.parameters(), strict=True
+    ):
+        assert torch.equal(mine, its)
 
 
 def test_the_package_says_what_a_reader_needs(flat: Exported) -> None:

@@ -38,7 +38,6 @@ from unetflow.settings.datasets import DatasetSettings
 from unetflow.settings.experiment import ExperimentSettings
 from unetflow.settings.networks import UNetSettings
 from unetflow.settings.training import PatchesSettings, TrainSettings, WeightsSettings
-from unetflow.sheets import read_sheets
 from unetflow.store import create_image, open_image, read_json, write_json
 from unetflow.training import Task, after_folds
 from unetflow.value_scores import ValueScores
@@ -511,10 +510,3 @@ def test_a_task_is_for_the_truth_of_its_dataset(texture: str, task: str, message
     experiment = ExperimentSettings(dataset={"name": "own", "layout": layout}, task=task)
     with pytest.raises(ValueError, match=f"experiment mine: {message}"):
         datasets_of({"mine": experiment}, Path(), None)
-
-
-def test_objects_of_an_archive_are_of_no_regression(tmp_path: Path) -> None:
-    (tmp_path / "screen.tsv").write_text("volume\tpath\texperiment\na\ta.tif\tmine\n")
-    experiments = {"mine": ExperimentSettings(dataset="any", task="regression")}
-    with pytest.raises(ValueError, match=r"screen.tsv: experiment must be a segmentation, .* mine"):
-        read_sheets(tmp_path, ["screen"], experiments)

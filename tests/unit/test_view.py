@@ -167,3 +167,20 @@ def test_probabilities_are_served_whatever_is_stored(results: Path) -> None:
     region = (slice(1, 3), slice(10, 20), slice(0, 350))
     expected = np.asarray(prediction.array[0, 1:3, 10:20]).astype(np.float32)
     np.testing.assert_array_equal(served[region], expected)
+
+
+def test_values_are_a_layer_of_grey_values_and_there_are_no_instances(results: Path) -> None:
+    neuroglancer = pytest.importorskip("neuroglancer")
+    folder = results / "archives/tissue/a"
+    for name in ("segmentation.ome.zarr", "prediction.ome.zarr"):
+        shutil.rmtree(folder / name)
+    values = np.random.default_rng(1).normal(500, 100, (1, 5, 300, 350)).astype(np.float16)
+    about = {"unetflow": {"output": "values", "channels": ["target"]}}
+    path = folder / "prediction.ome.zarr"
+    create_image(path, "czyx", values.shape, np.float16, {}, attributes=about)[...] = values
+    viewer = neuroglancer.UnsynchronizedViewer()
+    row = {"path": str(results.parent / "a.ome.zarr")}
+    view.add_layers(viewer, row, folder, "http://nowhere")
+    assert [layer.name for layer in viewer.state.layers] == ["image", "values"]
+    low, high = viewer.state.layers["values"].shader_controls["normalized"].range
+    assert 200 < low < 500 < high < 800

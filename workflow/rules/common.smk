@@ -1,6 +1,7 @@
 import gc
 import hashlib
 import json
+import math
 import sys
 from contextlib import suppress
 from functools import cache

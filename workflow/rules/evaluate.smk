@@ -68,8 +68,7 @@ rule evaluate_volume:
     input:
         receipt=first_receipt,
         predicted=rules.finish_prediction.output.facts,
-        segmentation=rules.segment_volume.output.segmentation,
-        summary=rules.segment_volume.output.summary,
+        segmentation=segmentation_of_volume,
         facts=network_file("facts"),
         truth=of_datasets("truth"),
     output:
@@ -97,7 +96,7 @@ rule evaluate_pack:
     """Score small volumes that share a job and whose rows name their truth."""
     input:
         receipt=first_receipt,
-        segmented=rules.segment_pack.output.segmented,
+        ready=ready_to_score,
         facts=network_file("facts"),
         truths=datasets_of_truths,
     output:
@@ -116,7 +115,7 @@ rule evaluate_pack:
         paths=for_each_volume(
             prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
             segmentation=rules.segment_volume.output.segmentation,
-            summary=rules.segment_volume.output.summary,
+            facts=rules.finish_prediction.output.facts,
             metrics=rules.evaluate_volume.output.metrics,
         ),
         restored=restored(

@@ -150,12 +150,12 @@ rule export:
 
 
 rule ome_tiff:
-    """Write the segmentation of every volume of the archives as OME-TIFF, and of every test image."""
+    """Write the segmentation, or the values, of every volume of the archives and test image as OME-TIFF."""
     input:
-        segmentations_to_export,
+        results_to_export,
 
 
 rule nifti:
-    """Write the classes of every volume of the archives as NIfTI, and of every test image."""
+    """Write the classes of every segmented volume of the archives as NIfTI, and of every test image."""
     input:
         classes_to_export,

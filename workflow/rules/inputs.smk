@@ -477,7 +477,6 @@ def packages_of_experiments(_wildcards):
     return [
         path
         for name, experiment in CHOSEN.items()
-        if not is_regression(name)
         for path in expand(
             rules.export_model.output.package,
             experiment=name,
@@ -487,8 +486,8 @@ def packages_of_experiments(_wildcards):
     ]
 
 
-def segmentations_to_export(_wildcards):
-    """Segmentations of all test images and of all volumes of archives, as OME-TIFF."""
+def results_to_export(_wildcards):
+    """Segmentations, or values, of all test images and of all volumes of archives, as OME-TIFF."""
     images = [
         path
         for name, experiment in CHOSEN.items()
@@ -501,20 +500,19 @@ def segmentations_to_export(_wildcards):
         )
     ]
     volumes = [
-        path
-        for archive in ARCHIVES
-        for path in expand(
-            rules.export_volume.output.file,
+        rules.export_volume.output.file.format(
             archive=archive,
-            volume=volumes_of(archive),
-            picture="segmentation",
+            volume=volume,
+            picture="prediction" if tells_values(archive, volume) else "segmentation",
         )
+        for archive in ARCHIVES
+        for volume in volumes_of(archive)
     ]
     return images + volumes
 
 
 def classes_to_export(_wildcards):
-    """Classes of the test images of 3D networks and of all volumes of archives, as NIfTI."""
+    """Classes of the test images of 3D networks and of all segmented volumes of archives, as NIfTI."""
     images = [
         path
         for name, experiment in CHOSEN.items()
@@ -527,12 +525,9 @@ def classes_to_export(_wildcards):
         )
     ]
     volumes = [
-        path
+        rules.nifti_volume.output.file.format(archive=archive, volume=volume)
         for archive in ARCHIVES
-        for path in expand(
-            rules.nifti_volume.output.file,
-            archive=archive,
-            volume=volumes_of(archive),
-        )
+        for volume in volumes_of(archive)
+        if not tells_values(archive, volume)
     ]
     return images + volumes

@@ -46,11 +46,11 @@ rule measure_pack:
     input:
         volumes=datasets_of_pack,
     output:
-        measured="<results>/archives/{archive}/{volume}/measured.json",
+        counted="<results>/archives/{archive}/{volume}/counted.json",
     log:
-        "<logs>/intensity/archives/{archive}/{volume}/measured.log",
+        "<logs>/intensity/archives/{archive}/{volume}/counted.log",
     benchmark:
-        "<costs>/intensity/archives/{archive}/{volume}_measured.tsv"
+        "<costs>/intensity/archives/{archive}/{volume}_counted.tsv"
     resources:
         mem_mb=raised(2000),
         runtime=minutes(10),
@@ -61,7 +61,7 @@ rule measure_pack:
         },
         paths=for_each_volume(histogram=rules.measure_volume.output.histogram),
         restored=restored(
-            in_results("archives/{archive}/{volume}/measured.json"),
+            in_results("archives/{archive}/{volume}/counted.json"),
             outputs_of([rules.measure_volume.output.histogram]),
         ),
     script:

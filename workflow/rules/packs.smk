@@ -27,12 +27,27 @@ def segmented(wildcards):
 
 
 def segmented_by(archive, volume):
-    """Summary of a volume, or the receipt of those that share a job."""
+    """Summary of a volume, or the receipt of those that share a job; what says that values are measured."""
+    if tells_values(archive, volume):
+        measured = rules.measure_values.output.measured
+        return measured.format(archive=archive, volume=job_of(archive, volume))
     own, of_pack = (
         rules.segment_volume.output.summary,
         rules.segment_pack.output.segmented,
     )
     return made_by(own, of_pack, archive, volume)
+
+
+def segmentation_of_volume(wildcards):
+    """Input function: instances of a volume to be scored; none of values."""
+    values = tells_values(wildcards.archive, wildcards.volume)
+    return [] if values else rules.segment_volume.output.segmentation
+
+
+def ready_to_score(wildcards):
+    """Input function: what says that volumes which share a job can be scored."""
+    values = tells_values(wildcards.archive, wildcards.volume)
+    return finished(wildcards) if values else segmented(wildcards)
 
 
 def scored_by(archive, volume):

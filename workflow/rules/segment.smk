@@ -109,6 +109,37 @@ rule segment_volume:
         "../scripts/segment_volume.py"
 
 
+rule measure_values:
+    """Tell in numbers which values a regression has predicted of a volume, or of those that share its job."""
+    input:
+        receipt=first_receipt,
+        finished=finished,
+        facts=network_file("facts"),
+    output:
+        measured="<results>/archives/{archive}/{volume}/measured.json",
+    log:
+        "<logs>/segment/archives/{archive}/{volume}/measured.log",
+    benchmark:
+        "<costs>/segment/archives/{archive}/{volume}_measured.tsv"
+    resources:
+        mem_mb=raised(4000),
+        runtime=minutes(5),
+    params:
+        code=code("measure_values.py"),
+        volumes=members,
+        paths=for_each_volume(
+            facts=rules.finish_prediction.output.facts,
+            prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
+            summary=rules.segment_volume.output.summary,
+        ),
+        restored=restored(
+            in_results("archives/{archive}/{volume}/measured.json"),
+            outputs_of([rules.segment_volume.output.summary]),
+        ),
+    script:
+        "../scripts/measure_values.py"
+
+
 rule segment_pack:
     """Divide small predicted volumes that share a job into instances, and say how it went."""
     input:

@@ -180,7 +180,7 @@ def own_histograms(wildcards):
     if not plan["own_intensity"]:
         return []
     if "pack" in plan:
-        return rules.measure_pack.output.measured
+        return rules.measure_pack.output.counted
     return rules.measure_volume.output.histogram
 
 
@@ -259,6 +259,11 @@ def receipts_of_volume(wildcards):
         f"{folder}/prediction_blocks/{name.format(block)}.json"
         for block in plan["blocks"]
     ]
+
+
+def tells_values(archive, volume):
+    """Whether a volume is predicted by a regression: of it no objects are made."""
+    return plans_of(archive)[volume]["regression"]
 
 
 def volumes_of(archive, only_scored=False):
@@ -355,10 +360,18 @@ def labels_mb(wildcards):
 
 
 def evaluation_mb(wildcards, attempt):
-    """Memory of scoring a volume: that of a block, and for surfaces that of the volume."""
-    whole = EXPERIMENTS[experiment_of(wildcards)].evaluate.surface_tolerance is not None
-    largest = max(plan.get("voxels", 0) for plan in plans_of_job(wildcards))
-    voxels = largest if whole else 0
+    """Memory of scoring a volume: that of a block, for surfaces of the volume, for values of a plane."""
+    settings, plans = (
+        EXPERIMENTS[experiment_of(wildcards)].evaluate,
+        plans_of_job(wildcards),
+    )
+    values = plans[0].get("regression", False)
+    together = values and not settings.plane_by_plane
+    if together or settings.surface_tolerance is not None:
+        voxels = max(plan.get("voxels", 0) for plan in plans)
+    else:
+        planes = (plan.get("shape", [0])[-2:] for plan in plans if values)
+        voxels = max((math.prod(plane) for plane in planes), default=0)
     return int(2500 + 70 * voxels / 1e6) * attempt
 
 

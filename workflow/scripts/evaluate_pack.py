@@ -9,7 +9,7 @@ from unetflow.store import read_json
 with log_to(snakemake.log[0]):
     job, params = snakemake, snakemake.params
     evaluate_pack(
-        Pack(job.input.segmented, job.output.scored, params.paths, params.code, params.restored),
+        Pack(job.input.ready, job.output.scored, params.paths, params.code, params.restored),
         truths=params.truths,
         model=read_json(Path(job.input.facts)),
         settings=EvaluateSettings(**params.settings),

@@ -6,12 +6,13 @@ from unetflow.settings.evaluation import EvaluateSettings
 from unetflow.store import read_json
 
 with log_to(snakemake.log[0]):
+    segmentation = snakemake.input.segmentation  # none of values
     evaluate_volume(
-        read_json(Path(snakemake.input.summary)),
+        read_json(Path(snakemake.input.predicted)),
         paths={
             "truth": snakemake.params.truth,
             "prediction": Path(snakemake.params.prediction),
-            "segmentation": Path(snakemake.input.segmentation),
+            "segmentation": Path(segmentation) if segmentation else "",
         },
         output=Path(snakemake.output.metrics),
         model=read_json(Path(snakemake.input.facts)),

@@ -5,6 +5,6 @@ from unetflow.volume_intensity import measure_pack
 with log_to(snakemake.log[0]):
     output, params = snakemake.output, snakemake.params
     measure_pack(
-        Pack(None, output.measured, params.paths, params.code, params.restored),
+        Pack(None, output.counted, params.paths, params.code, params.restored),
         rows=params.rows,
     )

@@ -47,7 +47,9 @@ def summarise_archive(
     rows = []
     for volume in volumes:
         scores = folder / volume / "metrics.tsv" if volume in with_truth else None
-        rows.append(row_of(volume, read_json(folder / volume / "summary.json"), scores))
+        # One of values tells nothing of objects.
+        facts = {**MISSING, **read_json(folder / volume / "summary.json")}
+        rows.append(row_of(volume, facts, scores))
     write_text(output, table_of(rows))
     removed = left_over(folder, volumes)
     if removed:

@@ -12,6 +12,7 @@ from unetflow import axes as axis_rules
 from unetflow import predicted
 from unetflow.packs import Pack
 from unetflow.pyramid import add_levels
+from unetflow.regression import output_names
 from unetflow.settings.prediction import PredictSettings
 from unetflow.store import describe_image, read_json, remove, stored_bytes, write_json
 from unetflow.volumes import choice_of, open_volume
@@ -40,6 +41,7 @@ def finish_prediction(
     """
     facts = [read_json(path) for path in receipts]
     reasons = [reason for reason in [row["reason"], *(f["reason"] for f in facts)] if reason]
+    settings = predicted.stored_as(settings, model)
     if not reasons:
         first = only_array(prediction, facts)
         keep_array(prediction, first)
@@ -47,7 +49,7 @@ def finish_prediction(
         axes = "c" + axis_rules.spatial(image.axes)
         size, mean = image.voxel_size_um, settings.output != "classes"
         levels = add_levels(prediction, first, axes, size, mean)
-        metadata = predicted.metadata(model["class_names"], settings)
+        metadata = predicted.metadata(output_names(model), settings)
         describe_image(prediction, axes, size, levels, **metadata, means=mean)
     write_json(
         output,

@@ -23,7 +23,7 @@ from unetflow.regression import regression_of
 from unetflow.settings.evaluation import EvaluateSettings
 from unetflow.store import NOT_ANNOTATED, Image, open_image, read_json, write_text
 from unetflow.truths import UnusableTruth, open_truth, truth_arrays
-from unetflow.value_scores import ValueScores
+from unetflow.value_scores import ValueScores, volume_scores
 
 
 def evaluate_image(
@@ -161,7 +161,7 @@ def score_challenge(
 
 
 def evaluate_volume(
-    summary: Mapping[str, Any],
+    facts: Mapping[str, Any],
     paths: Mapping[str, Path | str],
     output: Path,
     model: Mapping[str, Any],
@@ -174,20 +174,24 @@ def evaluate_volume(
 
     Parameters
     ----------
-    summary : mapping
-        The volume's `summary.json`.
+    facts : mapping
+        How its prediction went, see `assembly.finish_prediction`.
     paths : mapping
-        Of `truth` (OME-Zarr with labels, or a label image in any format), `prediction` and
-        `segmentation`.
+        Of `truth` (OME-Zarr with labels, or a label image in any format; of a regression true
+        values), `prediction` and, but of a regression, `segmentation`.
     """
     rows: list[dict[str, Any]] = []
-    if summary["state"] == "done":
-        prediction = open_prediction(Path(paths["prediction"]))
-        segmentation = open_image(Path(paths["segmentation"]))
+    if facts["state"] == "done":
+        prediction, regression = open_prediction(Path(paths["prediction"])), regression_of(model)
         try:
-            known = open_truth(paths["truth"], segmentation.array.shape, model["class_names"])
-            compared = compare(*known, prediction, segmentation, model, settings)
-            scores, _ = all_scores(compared, settings)
+            if regression is None:
+                segmentation = open_image(Path(paths["segmentation"]))
+                known = open_truth(paths["truth"], segmentation.array.shape, model["class_names"])
+                compared = compare(*known, prediction, segmentation, model, settings)
+                scores, _ = all_scores(compared, settings)
+            else:
+                of = facts["volume"], paths["truth"], prediction, regression
+                scores = volume_scores(*of, model, settings)
         except UnusableTruth as error:
             rows = [{"reason": f"no scores: {error}"}]
             log(rows[0]["reason"])
@@ -214,13 +218,13 @@ def evaluate_pack(
     Parameters
     ----------
     pack : Pack
-        With the paths `summary`, `prediction`, `segmentation` and `metrics`.
+        With the paths `facts`, `prediction`, `segmentation` and `metrics`.
     truths : mapping of volume to `truth`, its path, and `state`, what tells it from another one
     """
 
     def evaluate(volume: str, paths: Mapping[str, Path]) -> None:
         of = {**paths, "truth": truths[volume]["truth"]}
-        evaluate_volume(read_json(paths["summary"]), of, paths["metrics"], model, settings)
+        evaluate_volume(read_json(paths["facts"]), of, paths["metrics"], model, settings)
 
     made_from = [model, settings.model_dump(mode="json")]
     pack.each(evaluate, truths, made_from, results=["metrics"])

@@ -29,7 +29,7 @@ from unetflow.intensity import Normalisation, stored_normalisation
 from unetflow.model_card import Subject, draw_cover, write_readme
 from unetflow.portable_unet import PortableUNet
 from unetflow.progress import log
-from unetflow.regression import regression_of
+from unetflow.regression import output_names, regression_of
 from unetflow.settings.evaluation import ExportSettings
 from unetflow.settings.networks import UNetSettings
 from unetflow.store import Image, open_image, read_json, replacing, write_json
@@ -39,7 +39,8 @@ SHOWN = {2: 256, 3: 32}
 OPSET = 17
 """Of ONNX: ONNX Runtime 1.12 (2022) and later read it."""
 TOLERANCE = 1e-4
-"""Of probabilities, between formats on one CPU: sums in another order differ by some 1e-6."""
+"""Of probabilities, or values over the deviation of the targets, between formats on one CPU: sums
+in another order differ by some 1e-6."""
 
 
 def export(
@@ -62,7 +63,7 @@ def export(
         Scores of the experiment, for the documentation.
     outputs : mapping of str to Path
         `package`: the .zip. `agreement`: JSON, the largest difference of the probabilities of each
-        format from ours.
+        format from ours; of a regression's values, over the deviation of the targets.
 
     Raises
     ------
@@ -81,11 +82,6 @@ def export(
             f"export needs bioimageio.core and onnxruntime: {error}; pip install 'unetflow[export]'"
         ) from error
     facts = read_json(folder / "model.json")
-    if regression_of(facts) is not None:
-        raise ValueError(
-            "export must be of a network that tells probabilities: got one of the task regression; "
-            "leave the experiment out"
-        )
     kind, intensity = facts["network"]["network"], facts["intensity"]
     if kind != "unet":
         raise ValueError(
@@ -115,14 +111,16 @@ def export(
         write_weights(portable(model, frame), tensors[0].shape, place)
         shutil.copy(portable_unet.__file__, place / "unet.py")
         shutil.copy(folder / "model.json", place)
-        draw_cover(*tensors, frame.halo, place / "cover.png")
+        regression = regression_of(facts)
+        draw_cover(*tensors, frame.halo, place / "cover.png", regression is not None)
         write_readme(place / "README.md", subject, model.facts, frame.halo, read_json(summary))
         kwargs = architecture(model.facts, frame)
         description = model_package.describe(place, model, frame, kwargs, OPSET, subject, settings)
         package = model_package.save(description, place / "package.zip")
-        differences = model_package.tested(package)
+        unit = 1.0 if regression is None else max(regression.normalise.scale)
+        differences = {name: of / unit for name, of in model_package.tested(package).items()}
         for name, difference in differences.items():
-            log(f"{name}: probabilities differ from ours by at most {difference:.1e}")
+            log(f"{name}: outputs differ from ours by at most {difference:.1e}")
             if not difference <= TOLERANCE:
                 raise ValueError(
                     f"{outputs['package']}: {name} must say what we say within {TOLERANCE}: it "
@@ -140,7 +138,7 @@ def architecture(facts: Mapping[str, Any], frame: Frame) -> dict[str, Any]:
     stored = dict.fromkeys(("batch", "instance", "group"), "stored")
     return {
         "channels": facts["channels"],
-        "classes": len(facts["class_names"]),
+        "classes": len(output_names(facts)),
         "width": network.width,
         "kernel": list(network.kernel),
         "strides": [list(of) for of in network.strides],
@@ -153,11 +151,12 @@ def architecture(facts: Mapping[str, Any], frame: Frame) -> dict[str, Any]:
         "margin": frame.margin,
         "lead": frame.lead,
         "trail": frame.trail,
+        "probabilities": regression_of(facts) is None,
     }
 
 
 def portable(model: Model, frame: Frame) -> PortableUNet:
-    """Return the same network in plain PyTorch, from pixels to probabilities."""
+    """Return the same network in plain PyTorch, to probabilities or normalised values."""
     network = PortableUNet(**architecture(model.facts, frame))
     weights = model.network.state_dict()
     # Heads of coarser levels are of training alone.
@@ -215,7 +214,11 @@ def tensors_of_test(
     region = tuple(slice(frame.margin, extent - frame.margin) for extent in extents)
     read = array_reader(normalised(pixels, model.facts["intensity"]))
     found = probabilities(model, read, extents, region, None)
-    framed = np.pad(found, [(0, 0)] + [(frame.margin, frame.margin)] * dimensions)
+    # The network says 0 of the margin, of which a regression makes the mean of its targets.
+    framed, regression = np.zeros((len(found), *extents), np.float32), regression_of(model.facts)
+    if regression is not None:
+        framed = regression.values(framed)
+    framed[:, *region] = found
     return pixels[np.newaxis], framed[np.newaxis]
 
 

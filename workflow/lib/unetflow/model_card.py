@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib import colormaps
 from numpy.typing import NDArray
 
+from unetflow.regression import output_names, regression_of
 from unetflow.store import write_text
 
 UNET_DOI = "10.1007/978-3-319-24574-4_28"
@@ -25,8 +26,8 @@ README = """\
 {description}
 
 A {dimensions}D U-Net of width {width} and depth {depth} (Ronneberger et al. 2015,
-https://doi.org/{unet}), made with unetflow. For each voxel it tells the probability of each class:
-{classes}. {threshold}
+https://doi.org/{unet}), made with unetflow. For each voxel it tells {told}:
+{names}. {threshold}
 
 ## Data
 
@@ -38,9 +39,8 @@ https://doi.org/{unet}), made with unetflow. For each voxel it tells the probabi
 
 {scores}
 
-To validate it on images of your own, annotate some that it has not seen and compare, for example by
-the Dice coefficient of each class; scores of other microscopes, stains or magnifications will be
-lower.{voxels}
+To validate it on images of your own, {compared}; scores of other microscopes,
+stains or magnifications will be lower.{voxels}
 
 ## Tiles
 
@@ -64,7 +64,7 @@ with create_prediction_pipeline(model) as pipeline:
     size = min(10, (min(image.shape) - 1) // {divisor})  # of a tile: {minimum} + size * {divisor}
     output = pipeline.predict_sample_with_blocking(sample, ns=size).members["output"].data
 inner = tuple(slice({halo}, {halo} + extent) for extent in image.shape)
-probabilities = output.to_numpy()[0][(slice(None), *inner)]
+{result} = output.to_numpy()[0][(slice(None), *inner)]
 ```
 
 `model.json` holds the facts of the training: settings, images, statistics of grey values.
@@ -133,7 +133,8 @@ def write_readme(
         dimensions=network["dimensions"],
         width=network["width"],
         depth=network["depth"],
-        classes=", ".join(facts["class_names"]),
+        names=", ".join(output_names(facts)),
+        **TELLS["classes" if regression_of(facts) is None else "values"],
         threshold=""
         if threshold is None
         else f"Foreground is where the classes but the first add up to {threshold:.3g} or more.",
@@ -156,6 +157,19 @@ def write_readme(
     write_text(path, text)
 
 
+TELLS = {
+    "classes": {
+        "told": "the probability of each class",
+        "compared": "annotate some that it has not seen and compare, for example by\n"
+        "the Dice coefficient of each class",
+        "result": "probabilities",
+    },
+    "values": {
+        "told": "the values that its targets have,\nin their unit",
+        "compared": "take some with targets that it has not seen and\ncompare, for example by PSNR",
+        "result": "values",
+    },
+}
 INTENSITY = {
     "training": "the package normalises them by the statistics of the training images.",
     "image": "the package normalises them by the statistics of the image itself. Percentiles are\n"
@@ -187,27 +201,41 @@ def scores(summary: Mapping[str, Any]) -> str:
 
 
 def draw_cover(
-    pixels: NDArray[np.float32], probabilities: NDArray[np.float32], halo: int, path: Path
+    pixels: NDArray[np.float32],
+    predicted: NDArray[np.float32],
+    halo: int,
+    path: Path,
+    of_values: bool,
 ) -> None:
     """Write a PNG twice as wide as high: the image, and the probability of the foreground.
 
     Parameters
     ----------
-    pixels, probabilities : arrays (1, channels, *extents)
+    pixels, predicted : arrays (1, channels, *extents)
         Of a volume the middle plane is shown, of several channels the first.
+    of_values : bool
+        Whether values are predicted, which are shown in grey.
     halo : int
         Voxels on each side that are left out.
     """
     core: tuple[Any, ...] = (slice(halo, -halo),) * (pixels.ndim - 2)
-    grey, foreground = pixels[0, 0, *core], probabilities[0, 1:, *core].sum(axis=0)
+    grey = pixels[0, 0, *core]
+    found = predicted[0, 0, *core] if of_values else predicted[0, 1:, *core].sum(axis=0)
     if grey.ndim == 3:
-        grey, foreground = grey[len(grey) // 2], foreground[len(foreground) // 2]
+        grey, found = grey[len(grey) // 2], found[len(found) // 2]
     side = min(grey.shape)
-    grey, foreground = grey[:side, :side], foreground[:side, :side]
-    low, high = np.percentile(grey, [0.5, 99.5])
-    scaled = np.clip((grey - low) / max(high - low, 1e-9), 0, 1)
-    halves = [colormaps["gray"](scaled), colormaps["cividis"](np.clip(foreground, 0, 1))]
+    grey, found = grey[:side, :side], found[:side, :side]
+    halves = [
+        colormaps["gray"](scaled(grey)),
+        colormaps["gray"](scaled(found)) if of_values else colormaps["cividis"](found.clip(0, 1)),
+    ]
     picture = np.concatenate(halves, axis=1)[..., :3]
     times = max(COVER // side, 1)
     enlarged = picture.repeat(times, axis=0).repeat(times, axis=1)
     imageio.imwrite(path, np.rint(enlarged * 255).astype(np.uint8))
+
+
+def scaled(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Grey values from 0 to 1; 0.5 % of the pixels are left black, 0.5 % white."""
+    low, high = np.percentile(plane, [0.5, 99.5])
+    return np.asarray(np.clip((plane - low) / max(high - low, 1e-9), 0, 1))

@@ -28,8 +28,13 @@ from unetflow.exported_frame import Frame
 from unetflow.inference import Model
 from unetflow.model_card import UNET_DOI, Subject, doi_of
 from unetflow.progress import one_line
+from unetflow.regression import output_names, regression_of
 from unetflow.settings.evaluation import ExportSettings
 
+TAGS = {
+    "semantic segmentation": ("segmentation", "semantic-segmentation"),
+    "image restoration": ("image-restoration", "regression"),
+}
 FORMATS: tuple[SupportedWeightsFormat, ...] = ("pytorch_state_dict", "torchscript", "onnx")
 
 
@@ -50,6 +55,7 @@ def describe(
         If the settings are not what the specification allows.
     """
     facts, dimensions = model.facts, len(model.geometry)
+    task = "semantic segmentation" if regression_of(facts) is None else "image restoration"
     described = {
         "format_version": v0_5.ModelDescr.implemented_format_version,
         "type": "model",
@@ -61,14 +67,14 @@ def describe(
         "documentation": {"source": folder / "README.md"},
         "covers": [{"source": folder / "cover.png"}],
         "attachments": [{"source": folder / "model.json"}],
-        "tags": ["unet", "unetflow", f"{dimensions}d", "segmentation", "semantic-segmentation"],
+        "tags": ["unet", "unetflow", f"{dimensions}d", *TAGS[task]],
         "inputs": [input_of(folder, facts, frame)],
         "outputs": [output_of(folder, facts, frame)],
         "weights": weights(folder, architecture, opset),
         "config": {
             "bioimageio": {
                 "architecture_type": f"{dimensions}D U-Net",
-                "task": "semantic segmentation",
+                "task": task,
                 "model_parameter_count": sum(
                     values.numel() for values in model.network.parameters()
                 ),
@@ -135,18 +141,28 @@ def input_of(folder: Path, facts: Mapping[str, Any], frame: Frame) -> dict[str, 
 
 
 def output_of(folder: Path, facts: Mapping[str, Any], frame: Frame) -> dict[str, Any]:
-    """Description of the output: a probability for each class."""
-    names = [identifier(name) for name in facts["class_names"]]
+    """Description of the output: a probability for each class, or values in the targets' unit."""
+    names = [identifier(name) for name in output_names(facts)]
     found = axes(facts, names, lambda axis: {"tensor_id": "input", "axis_id": axis})
     for axis in found:
         if axis["type"] == "space":
             axis["halo"] = frame.halo
-    return {
+    output = {
         "id": "output",
         "description": "probability of each class, background first",
         "axes": found,
         "data": {"type": "float32", "range": (0.0, 1.0)},
         "test_tensor": {"source": folder / "test_output.npy"},
+    }
+    regression = regression_of(facts)
+    if regression is None:
+        return output
+    back = regression.normalise
+    kwargs = {"axis": "channel", "gain": list(back.scale), "offset": list(back.offset)}
+    return output | {
+        "description": "values in the unit of the pictures that the network has learned to predict",
+        "data": {"type": "float32"},
+        "postprocessing": [{"id": "scale_linear", "kwargs": kwargs}],
     }
 
 
@@ -162,7 +178,7 @@ def axes(facts: Mapping[str, Any], channels: Sequence[str], size: Any) -> list[d
 
 
 def identifier(name: str) -> str:
-    """Name of a class as the specification wants it: letters, digits and _."""
+    """Name of a class or a channel as the specification wants it: letters, digits and _."""
     name = re.sub(r"\W", "_", name)
     return f"class_{name}" if not name[:1].isalpha() else name
 

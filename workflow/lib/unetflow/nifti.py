@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from unetflow.formats.medical import is_series, placement_of, require_simpleitk
 from unetflow.formats.placement import Placement, of_voxels
-from unetflow.predicted import open_prediction, probabilities
+from unetflow.predicted import holds_values, open_prediction, probabilities
 from unetflow.progress import track
 from unetflow.scoring import most_probable
 from unetflow.store import Image, replacing
@@ -46,12 +46,17 @@ def write_nifti(
     Raises
     ------
     ValueError
-        If it is a plane, was not predicted, or SimpleITK is missing.
+        If it is a plane, or a regression's, was not predicted, or SimpleITK is missing.
     """
     require_simpleitk(place)
     import SimpleITK as sitk
 
     image = open_prediction(prediction)
+    if holds_values(image):
+        raise ValueError(
+            f"{prediction}: NIfTI must be of classes: got values of a regression; export them as "
+            "OME-TIFF"
+        )
     if len(image.spatial_shape) != 3:
         raise ValueError(
             f"{prediction}: NIfTI must be of a volume: got a plane; export it as OME-TIFF"

@@ -40,6 +40,7 @@ from unetflow.regions import own_normalisation
 from unetflow.regression import regression_of
 from unetflow.settings.experiment import ExperimentSettings
 from unetflow.settings.networks import PackagedSettings, Program, parse_network
+from unetflow.settings.prediction import PredictSettings
 from unetflow.settings.training import IntensitySettings
 from unetflow.store import read_json, write_json
 
@@ -89,11 +90,6 @@ def of_ours(given: Path, folder: Path) -> None:
         shutil.copy(given / name, folder)
     facts = read_json(folder / "model.json")
     require_facts(facts)
-    if regression_of(facts) is not None:
-        raise ValueError(
-            "a model must tell classes, of which objects are made: got one of the task regression; "
-            "name another"
-        )
     load(folder, "cpu", "32")
 
 
@@ -238,7 +234,7 @@ def compare(model: Model, tests: Sequence[NDArray[np.float32]]) -> None:
 def suited(experiment: ExperimentSettings, facts: Mapping[str, Any]) -> ExperimentSettings:
     """Return an experiment's settings with the network of another model, to predict with it.
 
-    Network, intensity, and the tile unless `predict.tile` gives one, are the model's.
+    Network, intensity, task, and the tile unless `predict.tile` gives one, are the model's.
 
     Raises
     ------
@@ -249,6 +245,9 @@ def suited(experiment: ExperimentSettings, facts: Mapping[str, Any]) -> Experime
         raise ValueError(facts["reason"])
     network, predict = parse_network(facts["network"]), experiment.predict
     changes: dict[str, Any] = {}
+    task = "segmentation" if regression_of(facts) is None else "regression"
+    if task != experiment.task:
+        changes |= of_another_task(predict, task)
     if predict.tile is None:
         changes["tile"] = tuple(facts["tile"])
     if isinstance(network, PackagedSettings):
@@ -256,11 +255,32 @@ def suited(experiment: ExperimentSettings, facts: Mapping[str, Any]) -> Experime
     intensity = {name: facts["intensity"][name] for name in IntensitySettings.model_fields}
     return experiment.model_copy(
         update={
+            "task": task,
             "model": network,
             "intensity": IntensitySettings(**intensity),
             "predict": predict.model_copy(update=changes),
         }
     )
+
+
+def of_another_task(predict: PredictSettings, task: str) -> dict[str, Any]:
+    """Settings of prediction that a model asks for whose task is not that of the experiment.
+
+    An experiment of a segmentation stands beside a model of values where none is named, too.
+    """
+    if task == "segmentation":
+        raise ValueError(
+            "experiment must be of the model's task, segmentation: got one of the task regression; "
+            "name another"
+        )
+    for name in ("output", "channels", "keep"):
+        value, default = getattr(predict, name), PredictSettings.model_fields[name].default
+        if value != default:
+            raise ValueError(
+                f"predict.{name} must be {default} beside a model of the task regression, whose "
+                f"values are the result: got {value}; leave it out, or name another experiment"
+            )
+    return {"output": "values", "dtype": "float32"}
 
 
 def only_possible(

@@ -57,8 +57,8 @@ def plan_archive(
     """
     planned = {}
     for volume, row in volumes.items():
+        experiment = experiments[row["experiment"]]
         try:
-            experiment = experiments[row["experiment"]]
             if "model" in row:
                 experiment = suited(experiment, read_json(models[row["model"]]))
             image = open_volume(row["path"], **choice_of(row))
@@ -70,6 +70,7 @@ def plan_archive(
                 **row,
                 "state": "failed",
                 "reason": " ".join(str(error).split()),
+                "regression": experiment.task == "regression",
                 "blocks": {},
             }
     made = output.with_name("packs.json")  # outlives the plan
@@ -167,11 +168,12 @@ def plan_volume(
         "voxels": math.prod(image.spatial_shape),
         "known_by": known_by(image),
         "network": experiment.model.network,
+        "regression": experiment.task == "regression",
         "own_intensity": experiment.intensity.source == "image",
         "tile": list(tile.tile),
         "waste": round(tile.waste, 3),
-        "files": shards * channels_of(experiment),
-        "disk_bytes": voxels * channels_of(experiment) * bytes_of(experiment),
+        "files": shards * channels_of(image, experiment),
+        "disk_bytes": voxels * channels_of(image, experiment) * bytes_of(experiment),
         "minutes": round(voxels / rate, 2),
         "blocks": blocks,
     }
@@ -300,7 +302,7 @@ def plan_block(
     extents = [part.stop - part.start for part in region]
     voxels = math.prod(extents)
     _, shards = full_shards("c" + axis_rules.spatial(image.axes), dimensions == 3)
-    disk = voxels * channels_of(experiment) * bytes_of(experiment)
+    disk = voxels * channels_of(image, experiment) * bytes_of(experiment)
     return {
         "job": job,
         "voxels": voxels,
@@ -325,8 +327,13 @@ def phase(image: Image, experiment: ExperimentSettings) -> list[int]:
     return [extent % axis.divisor for extent, axis in zip(shape, geometry, strict=True)]
 
 
-def channels_of(experiment: ExperimentSettings) -> int:
-    """Channels that are stored, as far as they are known before a network is trained."""
+def channels_of(image: Image, experiment: ExperimentSettings) -> int:
+    """Channels that are stored, as far as they are known before a network is trained.
+
+    Of values as many as the volume has: a restored picture has those of the picture.
+    """
+    if experiment.task == "regression":
+        return image.array.shape[image.axes.index("c")] if "c" in image.axes else 1
     chosen = experiment.predict.channels
     return len(chosen) if chosen else CLASSES - (experiment.predict.output != "logits")
 
@@ -352,5 +359,5 @@ def job_bytes(image: Image, tile: TilePlan, experiment: ExperimentSettings) -> i
     # Of each class what is predicted of a plane or a volume, while its mean is taken; and what is
     # stored, twice.
     plane = math.prod(extents[-dimensions:]) * CLASSES * 4
-    kept = 2 * math.prod(extents) * channels_of(experiment) * bytes_of(experiment)
+    kept = 2 * math.prod(extents) * channels_of(image, experiment) * bytes_of(experiment)
     return int(tile.peak_bytes + pixels + 4 * plane + kept)

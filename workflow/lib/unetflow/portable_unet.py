@@ -15,11 +15,12 @@ from torch.nn import functional
 
 
 class PortableUNet(nn.Module):
-    """A U-Net from pixels (N, channels, *extents) to class probabilities of the same extents.
+    """A U-Net from pixels (N, channels, *extents) to probabilities, or values, of these extents.
 
     Parameters
     ----------
     channels, classes : int
+        Of the input and of the output.
     width : int
         Channels of the first level, doubled at each further one.
     kernel : list of int
@@ -38,10 +39,12 @@ class PortableUNet(nn.Module):
     attention : bool
         Whether gates stand on all skip connections but the finest ([2]).
     margin : int
-        Of valid convolutions: voxels on each side of the input that have no prediction. Their
-        probabilities are 0 and are to be cut off. The extents within are a multiple of the strides.
+        Of valid convolutions: voxels on each side of the input that have no prediction. They are 0
+        and are to be cut off. The extents within are a multiple of the strides.
     lead, trail : int
         How many of these voxels the network leaves out at the start and at the end of each axis.
+    probabilities : bool
+        Whether the output are probabilities of classes; else values of any range.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class PortableUNet(nn.Module):
         margin: int,
         lead: int,
         trail: int,
+        probabilities: bool,
     ) -> None:
         super().__init__()
         flat, depth = len(kernel) == 2, len(strides)
@@ -103,10 +107,11 @@ class PortableUNet(nn.Module):
             self.merge.append(block(outputs[level] + raised, outputs[level], outputs[level]))
         self.classify = convolution(outputs[0], classes, 1)
         self.margin, self.lead, self.trail = margin, lead, trail
+        self.probabilities = probabilities
         self.frame = [margin] * (2 * len(kernel))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the probabilities of the classes, which sum to 1 but on the margin."""
+        """Return values, or probabilities of the classes, which sum to 1; 0 on the margin."""
         inner = [extent - 2 * self.margin for extent in x.shape[2:]]
         for axis in range(2, x.dim()):
             x = x.narrow(axis, self.lead, x.size(axis) - self.lead - self.trail)
@@ -119,7 +124,9 @@ class PortableUNet(nn.Module):
         for up, wide, gate, merge in zip(self.up, self.wide, self.gates, self.merge):  # noqa: B905
             skip, x = gate(skips.pop(), x, wide(up(x)))
             x = merge(torch.cat([skip, x], dim=1))
-        x = torch.softmax(self.classify(x), dim=1)
+        x = self.classify(x)
+        if self.probabilities:
+            x = torch.softmax(x, dim=1)
         for axis, extent in enumerate(inner):
             x = x.narrow(axis + 2, 0, extent)
         return functional.pad(x, self.frame)

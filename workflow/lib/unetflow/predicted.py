@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,25 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from unetflow.regression import regression_of
 from unetflow.settings.prediction import PredictSettings
 from unetflow.store import Image, open_image
 
 COLOURS = ("56B4E9", "E69F00", "009E73", "F0E442", "0072B2", "D55E00", "CC79A7")
 """Of channels in viewers; told apart by the colour-blind (Okabe and Ito 2008)."""
+
+
+def stored_as(settings: PredictSettings, model: Mapping[str, Any]) -> PredictSettings:
+    """Return the settings of what is stored of a model's predictions: of a regression its values.
+
+    Parameters
+    ----------
+    model : mapping
+        Its `model.json`.
+    """
+    if regression_of(model) is None:
+        return settings
+    return settings.model_copy(update={"output": "values", "channels": None})
 
 
 def channels(class_names: Sequence[str], settings: PredictSettings) -> list[str]:
@@ -51,9 +65,10 @@ def metadata(class_names: Sequence[str], settings: PredictSettings) -> dict[str,
     The attribute `unetflow` is all that reading probabilities back takes.
     """
     names = channels(class_names, settings)
-    about = {"output": settings.output, "classes": [*class_names], "channels": names}
+    about: dict[str, Any] = {"output": settings.output}
     if settings.output == "values":  # of any range, which viewers find out
-        return {"attributes": {"unetflow": {"output": settings.output, "channels": names}}}
+        return {"extra": {}, "attributes": {"unetflow": about | {"channels": names}}}
+    about |= {"classes": [*class_names], "channels": names}
     least, most = shown_range(len(class_names), settings)
     window = {"min": least, "start": least, "end": most, "max": most}
     colours = COLOURS if len(names) > 1 else ("FFFFFF",)
@@ -79,9 +94,23 @@ def encode(
     names: Sequence[str],
     settings: PredictSettings,
 ) -> NDArray[Any]:
-    """Return what is stored (channels, ...) of probabilities, logits or values (outputs, ...)."""
+    """Return what is stored (channels, ...) of probabilities, logits or values (outputs, ...).
+
+    Raises
+    ------
+    ValueError
+        If a value is too large for its data type.
+    """
     if settings.output == "classes":
         return np.asarray(predicted.argmax(axis=0)[np.newaxis], np.uint8)
+    if settings.output == "values":
+        largest = float(np.abs(predicted).max(initial=0))
+        most = float(np.finfo(settings.dtype).max)
+        if not largest <= most:
+            raise ValueError(
+                f"values must fit predict.dtype {settings.dtype}, up to {most:.6g}: got "
+                f"{largest:.6g}; set predict.dtype to float32"
+            )
     if settings.output in ("logits", "values"):
         return np.asarray(predicted, settings.dtype)
     chosen = predicted[[class_names.index(name) for name in names]]
@@ -109,6 +138,12 @@ def open_prediction(path: Path) -> Image:
             "false; predict again with `snakemake --forcerun predict_block predict_pack`"
         )
     return open_image(path)
+
+
+def holds_values(image: Image) -> bool:
+    """Whether a prediction is a regression's."""
+    facts: Any = zarr.open_group(image.path, mode="r").attrs.get("unetflow", {})
+    return bool(facts.get("output") == "values")
 
 
 def probabilities(image: Image, index: tuple[Any, ...] = ()) -> NDArray[np.float32]:
@@ -142,3 +177,20 @@ def probabilities(image: Image, index: tuple[Any, ...] = ()) -> NDArray[np.float
 def foreground(image: Image, index: tuple[Any, ...] = ()) -> NDArray[np.float32]:
     """Probability (...) of not being background, of a part of a prediction."""
     return np.asarray(probabilities(image, index).sum(axis=0))
+
+
+def summary_of(facts: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an archive volume's `summary.json`.
+
+    Parameters
+    ----------
+    facts : mapping
+        How its prediction went, see `assembly.finish_prediction`.
+    found : mapping
+        What is told of its prediction, in plain values.
+    """
+    summary = {"state": facts["state"], "reason": facts["reason"], **found}
+    summary["predict_seconds"] = facts["seconds"]
+    about = {key: facts["volume"].get(key) for key in ("path", "experiment", "shape", "voxels")}
+    about |= {"model": facts["volume"]["model"]} if "model" in facts["volume"] else {}
+    return summary | about

@@ -17,7 +17,7 @@ from unetflow import predicted
 from unetflow.inference import Model, array_reader, probabilities
 from unetflow.progress import log, track
 from unetflow.regions import Job, normalisation_of, predict_regions
-from unetflow.regression import output_names, regression_of
+from unetflow.regression import output_names
 from unetflow.rotations import mean_over_rotations
 from unetflow.settings.networks import parse_network
 from unetflow.settings.prediction import PredictSettings
@@ -93,8 +93,8 @@ def predict_images(
     """
     log(f"device {model.device}, {model.backend}, {settings.threads} threads")
     # Scores need the probabilities of all classes.
-    output_kind = "probabilities" if regression_of(model.facts) is None else "values"
-    settings = settings.model_copy(update={"output": output_kind, "channels": None})
+    every = settings.model_copy(update={"output": "probabilities", "channels": None})
+    settings = predicted.stored_as(every, model.facts)
     began, pixels = time.monotonic(), 0
     with replacing(output) as partial:
         partial.mkdir()

@@ -17,6 +17,7 @@ from unetflow.objects import object_table, require_parquet, write_table
 from unetflow.outliers import unlike_training
 from unetflow.outlines import WRITTEN, write_outlines
 from unetflow.packs import Pack
+from unetflow.predicted import summary_of
 from unetflow.progress import track
 from unetflow.seams import seam_evidence
 from unetflow.settings.prediction import SegmentSettings
@@ -184,11 +185,7 @@ def segment_volume(
     write_table(table, outputs["objects"], settings)
     write_text(outputs["merges"], merges)
     write_text(outputs["seams"], seams)
-    summary = {"state": facts["state"], "reason": reason, **found}
-    summary["predict_seconds"] = facts["seconds"]
-    about = {key: facts["volume"].get(key) for key in ("path", "experiment", "shape", "voxels")}
-    about |= {"model": facts["volume"]["model"]} if "model" in facts["volume"] else {}
-    write_json(outputs["summary"], summary | about)
+    write_json(outputs["summary"], summary_of(facts, found))
 
 
 def segment_pack(

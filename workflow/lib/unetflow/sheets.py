@@ -153,18 +153,11 @@ def read_sheets(
     Raises
     ------
     ValueError
-        See `read_sheet`; or if the networks of one tell no classes.
+        See `read_sheet`.
     """
     sheets = {}
     for name in names:
         rows = read_sheet(folder / f"{name}.tsv")
-        used = {row["experiment"] for row in rows} & set(experiments)
-        values = sorted(of for of in used if experiments[of].task == "regression")
-        if values:
-            raise ValueError(
-                f"{folder / name}.tsv: experiment must be a segmentation, of whose classes objects "
-                f"are made: got {', '.join(values)}, of the task regression; remove its rows"
-            )
         absent = sorted(trained(rows) - set(experiments))
         if absent:
             print(

@@ -1,9 +1,10 @@
-"""A small picture of a segmented volume: its middle plane with the contours of its instances."""
+"""A small picture of a volume: its middle plane with contours of instances, or beside values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +29,33 @@ Box = Sequence[tuple[float, float]]
 """Start and stop along each spatial axis, as shares of its extent."""
 
 
-def draw_thumbnail(row: Mapping[str, Any], segmentation: Path, output: Path) -> None:
+def draw_thumbnail(row: Mapping[str, Any], found: Path, output: Path) -> None:
     """Write the middle plane of a volume, or of the region that its row names, as WebP.
 
-    Nothing is written, and the log says why, where that fails: a picture is no result.
+    Of a segmentation it has the contours of its instances; of a regression it stands beside that of
+    the values, of the first channel too. Nothing is written, and the log says why, where that
+    fails: a picture is no result.
 
     Parameters
     ----------
     row : mapping
         The volume's row of the sheet. Of channels the first that it chooses is shown.
-    segmentation : Path
-        OME-Zarr, of the same volume or of one with other voxels.
+    found : Path
+        Segmentation, or values, as OME-Zarr, of the same volume or of one with other voxels.
     """
     remove(output)
     try:
-        wanted = box_of(row, open_image(segmentation))
+        image = open_image(found)
+        wanted = box_of(row, image)
         volume = coarse_volume(row, wanted)
         sides = zip(volume.spatial_shape[-2:], wanted[-2:], strict=True)
         box = [*wanted[:-2], *(middle(*side) for side in sides)]
-        pixels = drawn(plane(volume, box), labels_at(segmentation, box))
+        grey, of_result = plane(volume, box), coarse_plane(image, box)
+        if "c" in image.axes:
+            beside = grey_picture(grey)
+            pixels = np.hstack([beside, grey_picture(of_result, beside.shape[:2])])
+        else:
+            pixels = drawn(grey, of_result)
         with replacing(output) as partial:
             PIL.Image.fromarray(pixels).save(partial, format="webp", quality=80, method=4)
     except Exception as error:  # decoders raise whatever they like
@@ -106,31 +115,35 @@ def plane(volume: Image, box: Box) -> NDArray[Any]:
     return np.asarray(volume.array[(*lead, *index_in(volume.spatial_shape, box))])
 
 
-def labels_at(segmentation: Path, box: Box) -> NDArray[Any]:
-    """Middle plane of a box in the coarsest level of a segmentation that suits a picture."""
-    group: Any = zarr.open_group(segmentation, mode="r")
+def coarse_plane(image: Image, box: Box) -> NDArray[Any]:
+    """Middle plane of a box in the coarsest level of our own image that suits a picture."""
+    group: Any = zarr.open_group(image.path, mode="r")
     levels = [group[it["path"]] for it in group.attrs["ome"]["multiscales"][0]["datasets"]]
     fine = [level for level in levels if longest(level.shape, box) >= SIDE]
-    chosen = (fine or levels[:1])[-1]
-    return np.asarray(chosen[index_in(chosen.shape, box)])
+    return plane(replace(image, array=(fine or levels[:1])[-1]), box)
 
 
-def drawn(pixels: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Picture (rows, columns, RGB) of a plane with the contours of labels of the same extents.
+def grey_picture(pixels: NDArray[Any], shape: tuple[int, ...] | None = None) -> NDArray[np.uint8]:
+    """Picture (rows, columns, RGB) of a plane, of `shape` if that is given.
 
     0.5 % of the pixels are left black, 0.5 % white.
     """
     shrink = max(max(pixels.shape) / SIDE, 1)
-    rows, columns = (max(1, round(extent / shrink)) for extent in pixels.shape)
+    rows, columns = shape or (max(1, round(extent / shrink)) for extent in pixels.shape)
     # A mean over each pixel's area.
     size, way = (columns, rows), PIL.Image.Resampling.BOX
     grey = np.asarray(PIL.Image.fromarray(pixels.astype(np.float32)).resize(size, way))
     low, high = np.percentile(grey, (0.5, 99.5))
     scaled = np.clip((grey - low) / max(float(high - low), 1e-12), 0, 1)
-    picture = np.repeat(np.rint(255 * scaled).astype(np.uint8)[..., np.newaxis], 3, axis=-1)
+    return np.repeat(np.rint(255 * scaled).astype(np.uint8)[..., np.newaxis], 3, axis=-1)
+
+
+def drawn(pixels: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Picture (rows, columns, RGB) of a plane with the contours of labels of the same extents."""
+    picture = grey_picture(pixels)
     at = [
         ((np.arange(new) + 0.5) * old / new).astype(int)
-        for new, old in zip((rows, columns), labels.shape, strict=True)
+        for new, old in zip(picture.shape[:2], labels.shape, strict=True)
     ]
     picture[find_boundaries(labels[np.ix_(*at)], mode="inner", connectivity=1)] = COLOUR
     return picture

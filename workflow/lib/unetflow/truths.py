@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,54 @@ class Guarded:
             raise UnusableTruth(
                 f"truth must hold {rule}, classes also 255 (not annotated): found "
                 f"{found[wrong].flat[0]}; correct its labels"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class TrueValues:
+    """What a regression is to predict of a volume, read region by region.
+
+    Attributes
+    ----------
+    image : Image
+        Of the volume's spatial extents.
+    """
+
+    image: Image
+
+    @classmethod
+    def open(cls, place: Path | str, shape: Sequence[int], names: Sequence[str]) -> Self:
+        """Open a picture of true values, or those that a dataset's image has.
+
+        Raises
+        ------
+        UnusableTruth
+            Here, and when it is read.
+        """
+        try:
+            image = open_volume(place)
+            image = image.target() or image
+        except Exception as error:
+            raise UnusableTruth(one_line(error)) from error
+        channels = image.array.shape[image.axes.index("c")] if "c" in image.axes else 1
+        if (image.spatial_shape, channels) != (tuple(shape), len(names)):
+            raise UnusableTruth(
+                f"{image.path}: truth must have the extents {tuple(shape)} of the volume, and the "
+                f"channels {', '.join(names)}: it has {image.spatial_shape} and {channels} of them;"
+                " name the true values of this volume"
+            )
+        return cls(image)
+
+    def region(self, index: Region) -> NDArray[np.float64]:
+        """Values (channels, ...) of a spatial region."""
+        try:
+            found = self.image.region(index).astype(np.float64)
+        except Exception as error:  # decoders raise whatever they like for a broken file
+            raise UnusableTruth(one_line(error)) from error
+        if not np.isfinite(found).all():
+            raise UnusableTruth(
+                f"{self.image.path}: true values must be finite: found NaN or infinite; repair it"
             )
         return found
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from unetflow.progress import ending
 
 STAGES = ("intensity", "predict", "segment", "evaluate")
-OF_PACK = ("measured", "pack", "finished", "segmented", "scored")
+OF_PACK = ("counted", "pack", "finished", "segmented", "measured", "scored")
 """Logs of the jobs that volumes share, of which the second predicts them."""
 RUNNING_SECONDS = 600
 """A job whose log is older counts as killed: it says something after each shard or block."""

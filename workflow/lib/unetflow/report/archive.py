@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from unetflow.report import charts, scores, sources
-from unetflow.report.slices import stack
+from unetflow.report.slices import Stack, stack
 from unetflow.report.sources import attempt, existing, facts
 from unetflow.report.vega import Chart
 from unetflow.seams import FARTHEST
@@ -192,8 +192,13 @@ def stacks(
     planned = facts(folder / "plan.json").get("volumes", {}) if done else {}
     for row in done:
         volume, choice = str(row["volume"]), choice_of(planned.get(row["volume"], {}))
-        prediction = folder / volume / "prediction.ome.zarr"
-        read = partial(stack, f"{name}.{volume}", str(row["path"]), choice, prediction)
-        shown = attempt(read, folder / volume / "segmentation.ome.zarr")
+        read = partial(stack_of, f"{name}.{volume}", str(row["path"]), choice)
+        shown = attempt(read, folder / volume)
         if shown is not None:
             yield {"volume": volume, "files": folder / volume, "stack": shown}
+
+
+def stack_of(name: str, place: str, choice: Mapping[str, str], folder: Path) -> Stack:
+    """Return planes of a volume with what its folder holds: instances, or values alone."""
+    parts = (folder / f"{of}.ome.zarr" for of in ("prediction", "segmentation"))
+    return stack(name, place, choice, *parts)

@@ -35,7 +35,7 @@ OF_NETWORK = {
     "model.json": "Architecture, intensity statistics and settings of the final network",
 }
 OF_VOLUME = {
-    "prediction.ome.zarr": "Probabilities",
+    "prediction.ome.zarr": "Prediction",
     "segmentation.ome.zarr": "Instances",
     "objects.tsv": "Table of objects",
 }

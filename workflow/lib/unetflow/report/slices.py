@@ -14,7 +14,7 @@ import zarr
 from numpy.typing import NDArray
 from skimage.segmentation import find_boundaries
 
-from unetflow.predicted import foreground
+from unetflow.predicted import foreground, holds_values
 from unetflow.report import figures
 from unetflow.report.sources import WINDOW
 from unetflow.store import Image, open_image
@@ -104,7 +104,7 @@ def stack(
     place, choice
         Of the volume, see `volumes.open_volume`.
     prediction, labels, truth : Path
-        OME-Zarr images; prediction and truth may be missing.
+        OME-Zarr images that may be missing. Of values the first channel is shown.
     """
     volumes = list(volume_levels(str(place), choice))
     frame = frame_of(volumes[0].spatial_shape, volumes[-1].spatial_shape)
@@ -112,7 +112,11 @@ def stack(
     lead = (0,) * (len(volume.array.shape) - len(volume.spatial_shape))
     grey = cut(lambda index: volume.array[(*lead, *index)], volume, frame, binned)
     layers = [Layer("image", figures.data_uri(figures.grey(grey)))]
-    if prediction.exists():
+    if prediction.exists() and holds_values(open_image(prediction)):
+        values = fitting(stored_levels(prediction), frame)
+        shown = cut(lambda index: values.array[(0, *index)], values, frame, binned)
+        layers.append(Layer("values", figures.data_uri(figures.grey(shown))))
+    elif prediction.exists():
         predicted = fitting(stored_levels(prediction), frame)
         likely = cut(lambda index: foreground(predicted, index), predicted, frame, binned)
         layers.append(Layer("prediction", figures.data_uri(veil(likely), exact=True)))

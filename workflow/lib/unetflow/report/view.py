@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetflow import axes as axis_rules
-from unetflow.predicted import foreground
+from unetflow.predicted import foreground, holds_values
 from unetflow.progress import logger
 from unetflow.report import sources
 from unetflow.report.sources import facts
@@ -161,13 +161,21 @@ def add_layers(viewer: Any, row: Mapping[str, Any], folder: Path, url: str) -> N
         )
         if (folder / "prediction.ome.zarr/zarr.json").is_file():
             prediction = open_image(folder / "prediction.ome.zarr")
-            plain = replace(prediction, axes=axis_rules.spatial(prediction.axes))
-            source = local_volume(plain, Foreground(prediction))
-            state.layers["prediction"] = neuroglancer.ImageLayer(source=source, shader=LIKELY)
-            state.layers["prediction"].visible = False
-        state.layers["instances"] = neuroglancer.SegmentationLayer(
-            source=f"zarr3://{url}/segmentation.ome.zarr/"
-        )
+            if holds_values(prediction):
+                low, high = grey_range(prediction)
+                state.layers["values"] = neuroglancer.ImageLayer(
+                    source=local_volume(prediction, Drawn(prediction.array)),
+                    shader_controls={"normalized": {"range": [low, high]}},
+                )
+            else:
+                plain = replace(prediction, axes=axis_rules.spatial(prediction.axes))
+                source = local_volume(plain, Foreground(prediction))
+                state.layers["prediction"] = neuroglancer.ImageLayer(source=source, shader=LIKELY)
+                state.layers["prediction"].visible = False
+        if (folder / "segmentation.ome.zarr/zarr.json").is_file():
+            state.layers["instances"] = neuroglancer.SegmentationLayer(
+                source=f"zarr3://{url}/segmentation.ome.zarr/"
+            )
         state.layout = "xy"
         # The first two are those of a picture on the screen.
         state.dimensions = space("".join(reversed(axis_rules.spatial(image.axes))), image)

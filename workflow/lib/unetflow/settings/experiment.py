@@ -24,7 +24,7 @@ Automatic = Literal["model.depth", "model.width", "patches.tile", "train.batch"]
 
 OF_A_REGRESSION: dict[str, dict[str, Any]] = {
     "train": {"loss": "l1", "gain": 0.0, "offset": 0.0},
-    "predict": {"dtype": "float32"},
+    "predict": {"dtype": "float32", "output": "values"},
 }
 """Values of settings that a regression has where none are given."""
 OF_VALUES = ("l1", "l2", "ssim")
@@ -136,6 +136,16 @@ class ExperimentSettings(Settings):
         if self.predict.dtype == "uint8":
             raise ValueError(
                 "predict.dtype must be float16 or float32 for the task regression: got uint8"
+            )
+        if self.predict.output != "values":
+            raise ValueError(
+                "predict.output must be values for the task regression: got "
+                f"{self.predict.output}; leave it out"
+            )
+        if not self.predict.keep:
+            raise ValueError(
+                "predict.keep must be true for the task regression, whose predictions are the "
+                "result: got false; leave it out"
             )
         return self
 

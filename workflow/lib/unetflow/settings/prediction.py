@@ -63,7 +63,9 @@ class PredictSettings(Settings):
         "others; false: only scores are wanted",
     )
     keep: bool = setting(
-        True, "an archive's predictions once they are segmented and scored; else they are removed"
+        True,
+        "an archive's predictions once they are segmented and scored; else they are removed; those "
+        "of a regression, which are the result, always",
     )
     block_minutes: float = setting(
         30.0,
