@@ -21,7 +21,7 @@ def test_each_volume_of_a_pack_is_measured_and_one_that_has_no_histogram_is_told
     volumes = ("a", "b", "flat", "nowhere")
     rows = {name: {"path": str(tmp_path / f"{name}.tif"), "choice": {}} for name in volumes}
     paths = {"histogram": f"{tmp_path}/{{volume}}/intensity.json"}
-    measure_pack(Pack(None, tmp_path / "a/measured.json", paths, "code"), rows)
+    measure_pack(Pack(None, tmp_path / "a/counted.json", paths, "code"), rows)
     found = {name: read_json(tmp_path / name / "intensity.json") for name in volumes}
     for name, image in {"a": pixels, "b": pixels + 1}.items():
         (channel,) = found[name]["channels"]

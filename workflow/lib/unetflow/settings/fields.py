@@ -9,7 +9,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["32", "bf16", "auto"]
-PRECISION = "of the convolutions; auto: bf16 where the device computes in it, else 32"
+PRECISION = (
+    "of the convolutions; auto: bf16 where the device computes in it, else 32; a CPU without "
+    "AVX-512 takes several times the planned memory in bf16"
+)
 
 
 class Settings(BaseModel):
