@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zarr
 from project import EXPERIMENT, Project
 
 from unetflow.store import read_json
@@ -74,4 +76,25 @@ def test_a_row_that_is_removed_leaves_those_that_shared_its_jobs(three: Project)
     write_sheet(three, (1, 2))
     three.snakemake(SUMMARY, *CONFIG)
     assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert three.would_run(SUMMARY, *CONFIG) == set()
+
+
+def test_a_repaired_volume_is_measured_again(three: Project) -> None:
+    """Its metadata, which plans are made from, are those of the volume that lacked a chunk."""
+    volume = zarr.create_array(
+        three.path / "lacking.zarr", shape=(64, 72), chunks=(32, 36), dtype="uint8"
+    )
+    volume[...] = np.random.default_rng(0).integers(1, 255, (64, 72))
+    chunk = three.path / "lacking.zarr/c/0/0"
+    kept = chunk.read_bytes()
+    chunk.unlink()
+    three.append("config/archives/three.tsv", "lacking\tlacking.zarr\ttiny-own\t\n")
+    failed = three.snakemake(SUMMARY, *CONFIG)
+    folder = three.path / "results/archives/three"
+    assert read_json(folder / "lacking/summary.json")["state"] == "failed", failed.stdout
+    before = results_of(folder / "v1")
+    chunk.write_bytes(kept)
+    three.snakemake(SUMMARY, *CONFIG)
+    assert read_json(folder / "lacking/summary.json")["state"] == "done"
+    assert before == results_of(folder / "v1")
     assert three.would_run(SUMMARY, *CONFIG) == set()

@@ -36,7 +36,7 @@ rule measure_volume:
         runtime=minutes(10),
     params:
         code=code("measure_volume.py"),
-        row=lambda wildcards: row_to_measure(planned(wildcards)),
+        row=lambda wildcards: row_to_measure(wildcards, wildcards.volume),
     script:
         "../scripts/measure_volume.py"
 
@@ -57,7 +57,7 @@ rule measure_pack:
     params:
         code=code("measure_pack.py"),
         rows=lambda wildcards: {
-            volume: row_to_measure(plan) for volume, plan in pack(wildcards).items()
+            volume: row_to_measure(wildcards, volume) for volume in pack(wildcards)
         },
         paths=for_each_volume(histogram=rules.measure_volume.output.histogram),
         restored=restored(

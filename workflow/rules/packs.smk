@@ -143,9 +143,8 @@ def members_of_pack(wildcards):
 def receipts_of_pack(wildcards):
     """Receipts of the volumes that share a job."""
     return {
-        volume: f"{folder_of(wildcards.archive, volume)}/prediction_blocks/packed_{name}.json"
-        for volume, plan in pack(wildcards).items()
-        for name in plan["blocks"]
+        volume: receipts_of_blocks(wildcards.archive, volume)[0]
+        for volume in pack(wildcards)
     }
 
 

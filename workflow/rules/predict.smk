@@ -208,7 +208,7 @@ rule finish_prediction:
         code=code("finish_prediction.py"),
         settings=settings_to_finish,
         row=lambda wildcards: row_to_finish(planned(wildcards)),
-        receipts=receipts_of_volume,
+        receipts=lambda wildcards: receipts_of_blocks(**wildcards),
         prediction=in_results("archives/{archive}/{volume}/prediction.ome.zarr"),
     script:
         "../scripts/finish_prediction.py"

@@ -184,12 +184,17 @@ def own_histograms(wildcards):
     return rules.measure_volume.output.histogram
 
 
-def row_to_measure(plan):
-    """What of a volume's plan its histograms depend on."""
+def row_to_measure(wildcards, volume):
+    """What of a volume's plan its histograms depend on, and whether it was repaired since it failed."""
+    plan = plans_of(wildcards.archive)[volume]
     return {
         "path": plan["path"],
         "choice": volumes.choice_of(plan),
         "known_by": [plan["known_by"], plan["shape"]],
+        "repaired": [
+            states.repaired(Path(receipt), plan["path"])
+            for receipt in receipts_of_blocks(wildcards.archive, volume)[:1]
+        ],
     }
 
 
@@ -236,7 +241,7 @@ def receipts(wildcards):
     plan = planned(wildcards)
     if "pack" in plan:
         return f"{folder_of(wildcards.archive, plan['pack'])}/pack.json"
-    return receipts_of_volume(wildcards)
+    return receipts_of_blocks(wildcards.archive, wildcards.volume)
 
 
 def first_receipt(wildcards):
@@ -248,10 +253,10 @@ def first_receipt(wildcards):
     return found if isinstance(found, str) else found[:1]
 
 
-def receipts_of_volume(wildcards):
+def receipts_of_blocks(archive, volume):
     """Receipts of all blocks of a volume."""
-    plan = planned(wildcards)
-    folder = folder_of(wildcards.archive, wildcards.volume)
+    plan = plans_of(archive)[volume]
+    folder = folder_of(archive, volume)
     name = (
         "packed_{}" if "pack" in plan else "{}"
     )  # in a pack no block is a job's output
