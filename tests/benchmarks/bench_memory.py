@@ -14,7 +14,7 @@ import torch
 from harness import in_fresh_process, process_peak_mib, write
 
 from unetflow.inference import Model, build
-from unetflow.settings.networks import UNetSettings
+from unetflow.models.unet.settings import UNetSettings
 from unetflow.settings.prediction import PredictSettings
 from unetflow.store import create_image, open_image
 

@@ -29,14 +29,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unetflow.compiled import OpenVinoNetwork
 from unetflow.inference import autocast, build, choose_precision
+from unetflow.models.fcn.settings import FcnSettings
+from unetflow.models.sliding_window.settings import SlidingWindowSettings
+from unetflow.models.ternausnet.settings import TernausNetSettings
+from unetflow.models.unet.settings import UNetSettings
 from unetflow.optimisation import State
-from unetflow.settings.networks import (
-    FcnSettings,
-    NetworkSettings,
-    SlidingWindowSettings,
-    TernausNetSettings,
-    UNetSettings,
-)
+from unetflow.settings.network import NetworkSettings
 from unetflow.settings.training import TrainSettings
 from unetflow.training import PRECISIONS
 

@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unetflow.compiled import OpenVinoNetwork
 from unetflow.geometry import AxisGeometry, mirrored
 from unetflow.inference import Model, array_reader, autocast, build, logits
-from unetflow.settings.networks import UNetSettings
+from unetflow.models.unet.settings import UNetSettings
 from unetflow.settings.prediction import PredictSettings
 from unetflow.tile_plan import TilePlan, choose_tile
 

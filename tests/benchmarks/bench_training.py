@@ -15,8 +15,8 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from unetflow.inference import build
+from unetflow.models.unet.settings import UNetSettings
 from unetflow.optimisation import State
-from unetflow.settings.networks import UNetSettings
 from unetflow.settings.training import TrainSettings
 from unetflow.training import PRECISIONS
 

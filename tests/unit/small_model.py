@@ -15,7 +15,8 @@ from torch import nn
 from unetflow import store
 from unetflow.geometry import geometry_to_json
 from unetflow.inference import Model, array_reader, build, logits, sha256, softmax
-from unetflow.settings.networks import NetworkSettings, UNetSettings
+from unetflow.models.unet.settings import UNetSettings
+from unetflow.settings.network import NetworkSettings
 from unetflow.settings.prediction import PredictSettings
 from unetflow.settings.training import IntensitySettings
 from unetflow.store import write_json

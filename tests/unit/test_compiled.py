@@ -23,13 +23,11 @@ from unetflow.inference import (
     choose_precision,
     logits,
 )
-from unetflow.settings.networks import (
-    FcnSettings,
-    NetworkSettings,
-    SlidingWindowSettings,
-    TernausNetSettings,
-    UNetSettings,
-)
+from unetflow.models.fcn.settings import FcnSettings
+from unetflow.models.sliding_window.settings import SlidingWindowSettings
+from unetflow.models.ternausnet.settings import TernausNetSettings
+from unetflow.models.unet.settings import UNetSettings
+from unetflow.settings.network import NetworkSettings
 
 torch.set_num_threads(1)
 

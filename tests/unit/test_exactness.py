@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unetflow.exactness import TIMED, shifted_grid, verify_tiling
 from unetflow.inference import Model, build, load
-from unetflow.settings.networks import SlidingWindowSettings
+from unetflow.models.sliding_window.settings import SlidingWindowSettings
 from unetflow.settings.training import IntensitySettings
 from unetflow.store import create_image, read_json
 

@@ -24,11 +24,11 @@ from unetflow.exported_frame import frame_of
 from unetflow.inference import Model, array_reader, build, load, probabilities
 from unetflow.intensity import Normalisation, histogram, normalisation
 from unetflow.model_card import Subject
+from unetflow.models.unet.settings import UNetSettings
 from unetflow.packages import adopt
 from unetflow.portable_unet import PortableUNet
 from unetflow.regression import regression_of
 from unetflow.settings.evaluation import ExportSettings
-from unetflow.settings.networks import UNetSettings
 from unetflow.settings.training import IntensitySettings
 from unetflow.store import create_image, read_json, write_json
 

@@ -30,7 +30,7 @@ from unetflow.inference import (
     sha256,
     softmax,
 )
-from unetflow.settings.networks import UNetSettings
+from unetflow.models.unet.settings import UNetSettings
 from unetflow.store import write_json
 
 torch.set_num_threads(1)

@@ -19,7 +19,7 @@ from small_model import TILE, grey, settings, small_shards, write_model
 from unetflow.blocks import predict_block
 from unetflow.geometry import AxisGeometry, Geometry, smaller_tile, unet_geometry
 from unetflow.inference import load
-from unetflow.models.unet import UNet
+from unetflow.models.unet.network import UNet
 from unetflow.planning import plan_archive
 from unetflow.prediction import predict_image
 from unetflow.settings.experiment import ExperimentSettings

@@ -15,15 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unetflow.geometry import axis_tiles
 from unetflow.inference import Model, array_reader, build, logits
+from unetflow.models.fcn.settings import FcnSettings
+from unetflow.models.sliding_window.settings import SlidingWindowSettings
+from unetflow.models.ternausnet.settings import TernausNetSettings
 from unetflow.reading import parse
 from unetflow.settings.experiment import ExperimentSettings
-from unetflow.settings.networks import (
-    FcnSettings,
-    NetworkSettings,
-    SlidingWindowSettings,
-    TernausNetSettings,
-    parse_network,
-)
+from unetflow.settings.network import NetworkSettings
+from unetflow.settings.networks import parse_network
 from unetflow.tile_plan import choose_tile
 from unetflow.training_plan import Fingerprint, plan
 from unetflow.transfer import take_over

@@ -29,9 +29,9 @@ from unetflow.elastic import Deformation, displacements, draw, spline_matrix
 from unetflow.geometry import Geometry, mirrored, unet_geometry
 from unetflow.inference import build
 from unetflow.losses import cross_entropy
+from unetflow.models.sliding_window.settings import SlidingWindowSettings
 from unetflow.patches import cut_patch, cut_patches, open_source
 from unetflow.resampling import Interpolation, resample
-from unetflow.settings.networks import SlidingWindowSettings
 from unetflow.settings.training import PatchesSettings, WeightsSettings
 from unetflow.store import add_label, create_array, create_image
 from unetflow.weights import target_and_weights, write_weights

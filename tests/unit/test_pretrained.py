@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from unetflow.inference import build, sha256
+from unetflow.models.fcn.settings import FcnSettings
+from unetflow.models.ternausnet.settings import TernausNetSettings
 from unetflow.pretrained import take_pretrained
-from unetflow.settings.networks import FcnSettings, TernausNetSettings, VggSettings
+from unetflow.settings.network import VggSettings
 
 torch.set_num_threads(1)
 

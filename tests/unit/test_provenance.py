@@ -45,8 +45,14 @@ FILES = {
     "report/__init__.py": "",
     "report/page.py": "from unetflow.first import make\n",
     "models/__init__.py": "",
-    "models/unet.py": "from unetflow.sibling import VALUE\nWIDTH = 1\n",
-    "models/other.py": "WIDTH = 2\n",
+    "models/unet/__init__.py": "",
+    "models/unet/settings.py": "from unetflow.unrelated import show\n",
+    "models/unet/network.py": (
+        "from unetflow.models.unet.settings import show\n"
+        "from unetflow.sibling import VALUE\nWIDTH = 1\n"
+    ),
+    "models/other/__init__.py": "",
+    "models/other/network.py": "WIDTH = 2\n",
 }
 
 
@@ -144,8 +150,8 @@ def test_the_adaptor_and_what_it_imports_directly_or_not_count(project: Project,
         "provenance.py",
         "unrelated.py",
         "report/page.py",
-        "models/unet.py",
-        "models/other.py",
+        "models/unet/network.py",
+        "models/other/network.py",
     ],
 )
 def test_settings_progress_provenance_and_what_is_not_imported_do_not_count(
@@ -157,12 +163,14 @@ def test_settings_progress_provenance_and_what_is_not_imported_do_not_count(
 
 
 def test_of_the_networks_only_the_named_one_counts(project: Project) -> None:
-    before = project.digest("models.unet")
+    before = project.digest("models.unet.network")
     assert before != project.digest()
-    project.edit("models/other.py", with_constant)
-    assert project.digest("models.unet") == before
-    project.edit("models/unet.py", with_constant)
-    assert project.digest("models.unet") != before
+    for name in ("other/network", "unet/settings"):
+        project.edit(f"models/{name}.py", with_constant)
+    project.edit("unrelated.py", with_constant)
+    assert project.digest("models.unet.network") == before
+    project.edit("models/unet/network.py", with_constant)
+    assert project.digest("models.unet.network") != before
 
 
 def test_a_new_file_beside_counts_once_it_is_imported(project: Project) -> None:
@@ -211,14 +219,22 @@ def test_every_adaptor_has_a_digest_and_keeps_it_where_the_package_lies(
 
 def edited(copy: Path, name: str, adaptor: str) -> bool:
     """Whether an edit of a module changes the digest of an adaptor."""
-    before = code_digest(SCRIPTS / adaptor, ("models.unet",))
+    before = code_digest(SCRIPTS / adaptor, ("models.unet.network",))
     path = copy / name
     path.write_text(with_constant(path.read_text(encoding="utf-8")), encoding="utf-8")
-    return code_digest(SCRIPTS / adaptor, ("models.unet",)) != before
+    return code_digest(SCRIPTS / adaptor, ("models.unet.network",)) != before
 
 
 @pytest.mark.parametrize(
-    "name", ["training.py", "losses.py", "geometry.py", "store.py", "models/unet.py"]
+    "name",
+    [
+        "training.py",
+        "losses.py",
+        "geometry.py",
+        "store.py",
+        "models/blocks.py",
+        "models/unet/network.py",
+    ],
 )
 def test_what_training_runs_retrains(copy: Path, name: str) -> None:
     assert edited(copy, name, "train_model.py")
@@ -229,6 +245,7 @@ def test_what_training_runs_retrains(copy: Path, name: str) -> None:
     [
         "settings/training.py",
         "settings/networks.py",
+        "models/unet/settings.py",
         "progress.py",
         "provenance.py",
         "reference.py",
@@ -244,8 +261,7 @@ def test_what_training_does_not_run_never_retrains(copy: Path, name: str) -> Non
 
 
 def test_another_network_never_retrains(copy: Path) -> None:
-    (copy / "models/other.py").write_text("WIDTH = 1\n")
-    assert not edited(copy, "models/other.py", "train_model.py")
+    assert not edited(copy, "models/fcn/network.py", "train_model.py")
 
 
 # --------------------------------------------------------------------------------- records

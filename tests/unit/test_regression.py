@@ -27,6 +27,7 @@ from unetflow.experiments import datasets_of
 from unetflow.intensity import write_histograms
 from unetflow.losses import deeply_supervised, l1, l2, loss_of, ssim
 from unetflow.metrics.regression import ergas, psnr, sam
+from unetflow.models.unet.settings import UNetSettings
 from unetflow.patches import cut_patch, cut_patches, open_source, patch_seed
 from unetflow.reading import parse
 from unetflow.regression import learned_from, regression_of
@@ -36,7 +37,6 @@ from unetflow.report.scores import beside_baselines
 from unetflow.sampling import Patches
 from unetflow.settings.datasets import DatasetSettings
 from unetflow.settings.experiment import ExperimentSettings
-from unetflow.settings.networks import UNetSettings
 from unetflow.settings.training import PatchesSettings, TrainSettings, WeightsSettings
 from unetflow.store import create_image, open_image, read_json, write_json
 from unetflow.training import Task, after_folds

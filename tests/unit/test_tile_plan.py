@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 
 from unetflow.geometry import tiles
 from unetflow.inference import build
-from unetflow.settings.networks import UNetSettings
+from unetflow.models.unet.settings import UNetSettings
 from unetflow.tile_plan import ALIKE, HOLES, choose_tile, followed, peak_bytes, plan_of, trace
 
 MEASURE = """
 import re, torch
 from pathlib import Path
 from unetflow.inference import autocast, build
-from unetflow.settings.networks import UNetSettings
+from unetflow.models.unet.settings import UNetSettings
 torch.set_num_threads(2)
 model, tile = UNetSettings(**{model!r}), {tile!r}
 status = Path("/proc/self/status")

@@ -36,11 +36,12 @@ from unetflow.augmentation import changed_grey
 from unetflow.inference import Model, array_reader, build, load, logits, sha256, softmax
 from unetflow.intensity import Normalisation, normalisations, write_histograms
 from unetflow.losses import LOSSES
+from unetflow.models.ternausnet.settings import TernausNetSettings
+from unetflow.models.unet.settings import UNetSettings
 from unetflow.optimisation import State, optimiser, schedule
 from unetflow.patches import cut_patches, open_source
 from unetflow.sampling import Patches
 from unetflow.settings.experiment import ExperimentSettings
-from unetflow.settings.networks import TernausNetSettings, UNetSettings
 from unetflow.settings.training import (
     IntensitySettings,
     PatchesSettings,

@@ -17,8 +17,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from unetflow.experiments import settled
+from unetflow.models.unet.settings import UNetSettings
 from unetflow.settings.experiment import ExperimentSettings
-from unetflow.settings.networks import UNetSettings
 from unetflow.store import add_label, create_image, read_json, write_json
 from unetflow.training_plan import (
     LARGEST_BATCH,
@@ -42,7 +42,7 @@ MEASURE = """
 import re, torch
 from pathlib import Path
 from unetflow.inference import build
-from unetflow.settings.networks import UNetSettings
+from unetflow.models.unet.settings import UNetSettings
 torch.set_num_threads(1)
 model, batch, tile = UNetSettings(**{model!r}), {batch}, {tile!r}
 def peak():  # what resource.getrusage tells begins with the parent's

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unetflow.geometry import Border, axis_tiles, tiles
 from unetflow.inference import build
-from unetflow.settings.networks import UNetSettings
+from unetflow.models.unet.settings import UNetSettings
 
 torch.set_num_threads(1)
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -21,9 +21,10 @@ from unetflow.geometry import axis_tiles
 from unetflow.inference import Model, array_reader, build, logits
 from unetflow.losses import cross_entropy, deeply_supervised
 from unetflow.models.blocks import normalisation
+from unetflow.models.unet.settings import UNetSettings
 from unetflow.reading import parse
 from unetflow.settings.experiment import ExperimentSettings
-from unetflow.settings.networks import UNetSettings, parse_network
+from unetflow.settings.networks import parse_network
 from unetflow.tile_plan import choose_tile
 from unetflow.training_plan import Fingerprint, plan, step_bytes
 from unetflow.transfer import take_over

@@ -58,12 +58,12 @@ def test_editing_a_part_of_the_page_reruns_only_the_report(project: Project) -> 
 
 
 def test_editing_another_network_reruns_nothing(project: Project) -> None:
-    (project.path / LIBRARY / "models/another.py").write_text(CODE)
+    project.append(f"{LIBRARY}/models/fcn/network.py", CODE)
     assert project.would_run() == set()
 
 
 def test_editing_the_experiments_network_retrains(project: Project) -> None:
-    project.append(f"{LIBRARY}/models/unet.py", CODE)
+    project.append(f"{LIBRARY}/models/unet/network.py", CODE)
     assert project.would_run() == {"plan_training"} | AFTER_TRAINING
 
 

@@ -19,7 +19,7 @@ rule export_model:
     params:
         code=lambda wildcards: code(
             "export_model.py",
-            f"models.{EXPERIMENTS[wildcards.experiment].model.network}",
+            f"models.{EXPERIMENTS[wildcards.experiment].model.network}.network",
         ),
         settings=section("export"),
         subject=lambda wildcards: subject_of(wildcards.experiment),

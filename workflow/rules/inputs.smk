@@ -132,7 +132,9 @@ def settings_to_plan(experiment):
 
 def training_plan_code(experiment):
     """Digest of the code that plans a training."""
-    return code("plan_training.py", f"models.{EXPERIMENTS[experiment].model.network}")
+    return code(
+        "plan_training.py", f"models.{EXPERIMENTS[experiment].model.network}.network"
+    )
 
 
 @cache
@@ -258,14 +260,16 @@ def training_settings(wildcards):
 def predict_code(wildcards):
     """Digest of the code that predicts with an experiment's network."""
     return code(
-        "predict_images.py", f"models.{EXPERIMENTS[wildcards.experiment].model.network}"
+        "predict_images.py",
+        f"models.{EXPERIMENTS[wildcards.experiment].model.network}.network",
     )
 
 
 def verify_code(wildcards):
     """Digest of the code that measures how exact tiles are."""
     return code(
-        "verify_tiling.py", f"models.{EXPERIMENTS[wildcards.experiment].model.network}"
+        "verify_tiling.py",
+        f"models.{EXPERIMENTS[wildcards.experiment].model.network}.network",
     )
 
 

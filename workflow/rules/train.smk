@@ -71,7 +71,7 @@ rule train_model:
     params:
         code=lambda wildcards: code(
             "train_model.py",
-            f"models.{EXPERIMENTS[wildcards.experiment].model.network}",
+            f"models.{EXPERIMENTS[wildcards.experiment].model.network}.network",
         ),
         settings=training_settings,
         # Read once it is there, never made by this rule: it may be of an experiment that is not run.

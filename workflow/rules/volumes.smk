@@ -228,7 +228,7 @@ def settings_to_finish(wildcards):
 
 def block_code(wildcards):
     """Digest of the code that predicts a block."""
-    return code("predict_block.py", f"models.{planned(wildcards)['network']}")
+    return code("predict_block.py", f"models.{planned(wildcards)['network']}.network")
 
 
 def block(wildcards):

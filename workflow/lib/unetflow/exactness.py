@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from unetflow.inference import Model, array_reader, logits
+from unetflow.models.sliding_window.settings import SlidingWindowSettings
 from unetflow.orientations import Region
 from unetflow.prediction import tile_of
 from unetflow.progress import log
 from unetflow.regions import normalisation_of
-from unetflow.settings.networks import SlidingWindowSettings, parse_network
+from unetflow.settings.networks import parse_network
 from unetflow.settings.prediction import PredictSettings
 from unetflow.store import open_image, write_json
 

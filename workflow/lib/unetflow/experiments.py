@@ -16,7 +16,8 @@ from unetflow.formats.medical import is_series
 from unetflow.reading import parse, read_yaml
 from unetflow.settings.datasets import DatasetSettings, DecathlonLayout
 from unetflow.settings.experiment import ExperimentSettings
-from unetflow.settings.networks import Network, VggSettings
+from unetflow.settings.network import VggSettings
+from unetflow.settings.networks import Network
 
 
 def load_experiments(folder: Path, names: Sequence[str]) -> dict[str, ExperimentSettings]:

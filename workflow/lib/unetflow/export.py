@@ -27,11 +27,11 @@ from unetflow.geometry import Span
 from unetflow.inference import Model, array_reader, load, probabilities, read_tile
 from unetflow.intensity import Normalisation, stored_normalisation
 from unetflow.model_card import Subject, draw_cover, write_readme
+from unetflow.models.unet.settings import UNetSettings
 from unetflow.portable_unet import PortableUNet
 from unetflow.progress import log
 from unetflow.regression import output_names, regression_of
 from unetflow.settings.evaluation import ExportSettings
-from unetflow.settings.networks import UNetSettings
 from unetflow.store import Image, open_image, read_json, replacing, write_json
 
 SHOWN = {2: 256, 3: 32}

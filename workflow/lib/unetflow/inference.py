@@ -33,7 +33,8 @@ from unetflow.geometry import (
 from unetflow.orientations import Orientation, Region
 from unetflow.orientations import orientations as orientations_of
 from unetflow.regression import output_names, regression_of
-from unetflow.settings.networks import NetworkSettings, parse_network
+from unetflow.settings.network import NetworkSettings
+from unetflow.settings.networks import parse_network
 from unetflow.store import read_json
 
 Reader = Callable[[Region], NDArray[np.float32]]
@@ -70,8 +71,8 @@ class Model:
 
 
 def build(settings: NetworkSettings, channels: int, classes: int) -> nn.Module:
-    """Return the untrained network of the module in `models/` that the settings name."""
-    module = import_module(f"unetflow.models.{settings.network}")
+    """Return the untrained network that the settings name, by its folder in `models/`."""
+    module = import_module(f"unetflow.models.{settings.network}.network")
     network: nn.Module = module.build(settings, channels, classes)
     if settings.dimensions == 2:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -16,9 +16,9 @@ from skimage.measure import label
 from unetflow.datasets.layouts import pairs
 from unetflow.datasets.patterns import name_image
 from unetflow.datasets.prepare import checked
+from unetflow.models.unet.settings import UNetSettings
 from unetflow.outlines import ENDINGS
 from unetflow.settings.datasets import PairsLayout
-from unetflow.settings.networks import UNetSettings
 from unetflow.store import write_text
 
 LOOKED_AT = 5

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetflow.settings.networks import PackagedSettings, Program, Step
+from unetflow.models.packaged.settings import PackagedSettings, Program, Step
 from unetflow.settings.training import IntensitySettings
 
 MICROMETRES = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3}

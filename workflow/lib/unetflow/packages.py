@@ -33,13 +33,14 @@ from numpy.typing import NDArray
 from unetflow.geometry import geometry_to_json
 from unetflow.inference import Model, load, sha256
 from unetflow.intensity import histogram
-from unetflow.models.packaged import from_order
+from unetflow.models.packaged.network import from_order
+from unetflow.models.packaged.settings import PackagedSettings, Program
 from unetflow.package_description import facts_of, network_of
 from unetflow.progress import log, one_line
 from unetflow.regions import own_normalisation
 from unetflow.regression import regression_of
 from unetflow.settings.experiment import ExperimentSettings
-from unetflow.settings.networks import PackagedSettings, Program, parse_network
+from unetflow.settings.networks import parse_network
 from unetflow.settings.prediction import PredictSettings
 from unetflow.settings.training import IntensitySettings
 from unetflow.store import read_json, write_json

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from unetflow.inference import sha256
 from unetflow.progress import log
-from unetflow.settings.networks import VggSettings
+from unetflow.settings.network import VggSettings
 
 SHARED = ("features.", "classifier.")
 """Names of layers in torchvision's file and in the networks, where they have them."""

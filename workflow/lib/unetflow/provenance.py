@@ -42,14 +42,14 @@ def code_digest(adaptor: Path, also: Sequence[str] = ()) -> str:
     adaptor : Path
         The script of a rule.
     also : sequence of str
-        Modules that are imported by a computed name, such as "models.unet".
+        Modules that are imported by a computed name, such as "models.unet.network".
     """
     found: dict[str, str] = {}
     digest, names = read_source(adaptor, adaptor.stat().st_mtime_ns)
     waiting = [*names, *also]
     while waiting:
         name = waiting.pop()
-        if name in found or name.split(".")[0] in WITHOUT_EFFECT:
+        if name in found or not WITHOUT_EFFECT.isdisjoint(name.split(".")):
             continue
         path = module_path(name)
         found[name], names = read_source(path, path.stat().st_mtime_ns)

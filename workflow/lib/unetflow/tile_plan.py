@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unetflow.geometry import AxisGeometry, axis_tiles
 from unetflow.inference import build
-from unetflow.settings.networks import NetworkSettings
+from unetflow.settings.network import NetworkSettings
 
 HOLES = 1.12
 """Memory of a CPU process over that of its tensors: glibc reuses what is freed below 32 MiB, but

@@ -39,7 +39,7 @@ from unetflow.provenance import code_digest
 from unetflow.regression import Regression, learned_from
 from unetflow.sampling import Patches
 from unetflow.settings.experiment import ExperimentSettings
-from unetflow.settings.networks import NetworkSettings, VggSettings
+from unetflow.settings.network import NetworkSettings, VggSettings
 from unetflow.settings.training import TrainSettings
 from unetflow.splits import images_of
 from unetflow.store import read_json, remove, replacing, write_json, write_text
@@ -310,7 +310,7 @@ def after_folds(task: Task, steps: int) -> tuple[int, float | None]:
 
 def task_digest(task: Task, experiment: ExperimentSettings) -> str:
     """SHA-256 of all that a training starts from: settings, code, and every file that it reads."""
-    network = f"models.{experiment.model.network}"
+    network = f"models.{experiment.model.network}.network"
     code = code_digest(Path(__file__), also=[network])
     # How often a checkpoint is written changes no weight.
     settings = experiment.model_dump_json(exclude={"train": {"checkpoint_minutes"}})

@@ -26,7 +26,8 @@ from unetflow.inference import build
 from unetflow.losses import outputs_of
 from unetflow.progress import log, track
 from unetflow.settings.experiment import ExperimentSettings
-from unetflow.settings.networks import Network, NetworkSettings
+from unetflow.settings.network import NetworkSettings
+from unetflow.settings.networks import Network
 from unetflow.store import open_image, read_json, write_json
 from unetflow.weights import labels_of
 

@@ -6,11 +6,13 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import field_validator, model_validator
 
+from unetflow.models.unet.settings import UNetSettings
 from unetflow.orientations import orientations
 from unetflow.settings.datasets import DatasetSettings
 from unetflow.settings.evaluation import EvaluateSettings, ExportSettings
 from unetflow.settings.fields import Name, Settings, setting
-from unetflow.settings.networks import Network, UNetSettings, VggSettings
+from unetflow.settings.network import VggSettings
+from unetflow.settings.networks import Network
 from unetflow.settings.prediction import PredictSettings, SegmentSettings, TrackSettings
 from unetflow.settings.training import (
     IntensitySettings,

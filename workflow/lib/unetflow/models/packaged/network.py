@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unetflow.settings.networks import PackagedSettings, Step
+from unetflow.models.packaged.settings import PackagedSettings, Step
 
 Run = Callable[[Tensor], Tensor]
 

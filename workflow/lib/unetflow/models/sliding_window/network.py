@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from unetflow.geometry import Border
 from unetflow.models.blocks import initialise
-from unetflow.settings.networks import SlidingWindowSettings
+from unetflow.models.sliding_window.settings import SlidingWindowSettings
 
 TOGETHER = 1024
 """Windows that are classified at a time, for the sake of memory."""

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from unetflow.geometry import Border
 from unetflow.models.blocks import convolve, crop, initialise, upsample
+from unetflow.models.ternausnet.settings import TernausNetSettings
 from unetflow.models.vgg import Vgg
-from unetflow.settings.networks import TernausNetSettings
 
 
 class Expansion(nn.Module):

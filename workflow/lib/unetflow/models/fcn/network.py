@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from unetflow.geometry import Border
 from unetflow.models.blocks import convolve, crop, initialise, upsample
+from unetflow.models.fcn.settings import FcnSettings
 from unetflow.models.vgg import Vgg
-from unetflow.settings.networks import FcnSettings
 
 
 class Fcn(nn.Module):

@@ -34,7 +34,7 @@ from unetflow.models.blocks import (
     interpolate,
     normalisation,
 )
-from unetflow.settings.networks import UNetSettings
+from unetflow.models.unet.settings import UNetSettings
 
 CONVOLUTIONS: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
