@@ -25,7 +25,7 @@ from unetflow.settings.network import NetworkSettings
 class HalvedSettings(NetworkSettings):
     """One convolution between a pooling and a repetition."""
 
-    network: Literal["halved"] = setting(..., "the module in models/ that builds it")
+    network: Literal["halved"] = setting(..., "the folder in models/ that builds it")
     dimensions: Literal[2] = setting(2, "stacks are read plane by plane")
     width: int = setting(4, "channels of the convolution", ge=1)
 

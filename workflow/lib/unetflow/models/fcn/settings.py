@@ -15,7 +15,7 @@ class FcnSettings(VggSettings):
     convolutions = (2, 2, 3, 3, 3)
     weights_name = "vgg16-397923af.pth"
 
-    network: Literal["fcn"] = setting(..., "the module in models/ that builds it")
+    network: Literal["fcn"] = setting(..., "the folder in models/ that builds it")
     stride: Literal[32, 16, 8] = setting(
         8,
         "of the finest scores, which are then interpolated; finer ones go on from coarser ones by "

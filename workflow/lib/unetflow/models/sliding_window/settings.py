@@ -15,7 +15,7 @@ class SlidingWindowSettings(NetworkSettings):
     kernels: ClassVar[tuple[int, ...]] = (4, 5, 4, 4)
     left: ClassVar[int] = 3
 
-    network: Literal["sliding_window"] = setting(..., "the module in models/ that builds it")
+    network: Literal["sliding_window"] = setting(..., "the folder in models/ that builds it")
     dimensions: Literal[2] = setting(2, "stacks are read plane by plane")
     width: Annotated[int, OR_AUTO] = setting(48, "channels of each convolution", ge=1, le=512)
     hidden: int = setting(200, "neurons of the fully connected layer", ge=1)

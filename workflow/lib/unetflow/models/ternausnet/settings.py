@@ -15,7 +15,7 @@ class TernausNetSettings(VggSettings):
     convolutions = (1, 1, 2, 2, 2)
     weights_name = "vgg11-8a719046.pth"
 
-    network: Literal["ternausnet"] = setting(..., "the module in models/ that builds it")
+    network: Literal["ternausnet"] = setting(..., "the folder in models/ that builds it")
     padding: Literal["valid", "zeros"] = setting(
         "zeros",
         "zeros: every convolution pads with zeros at the border of the image, as published; valid: "
