@@ -59,6 +59,7 @@ def adopted(archive):
 
 
 PLAN_FOLLOWS = {
+    "intensity": {"source"},
     "model": True,
     "patches": True,
     "predict": True,
@@ -187,10 +188,12 @@ def own_histograms(wildcards):
 def row_to_measure(wildcards, volume):
     """What of a volume's plan its histograms depend on, and whether it was repaired since it failed."""
     plan = plans_of(wildcards.archive)[volume]
+    jobs = [of["job"] for of in plan["blocks"].values()]
     return {
         "path": plan["path"],
         "choice": volumes.choice_of(plan),
-        "known_by": [plan["known_by"], plan["shape"]],
+        "data": digest([job["volume"] for job in jobs], plan["shape"]),
+        "missing_chunks": jobs[0]["settings"]["missing_chunks"],
         "repaired": [
             states.repaired(Path(receipt), plan["path"])
             for receipt in receipts_of_blocks(wildcards.archive, volume)[:1]

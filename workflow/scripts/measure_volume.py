@@ -4,5 +4,4 @@ from unetflow.progress import log_to
 from unetflow.volume_intensity import write_volume_histograms
 
 with log_to(snakemake.log[0]):
-    row = snakemake.params.row
-    write_volume_histograms(row["path"], Path(snakemake.output.histogram), row["choice"])
+    write_volume_histograms(snakemake.params.row, Path(snakemake.output.histogram))
