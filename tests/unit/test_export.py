@@ -426,6 +426,24 @@ def test_a_format_that_says_something_else_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_channel_of_small_values_is_compared_in_its_own_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed()
+
+    def wrong(network: Any, shape: Any, folder: Path) -> None:
+        write_weights(network, shape, folder)
+        with torch.no_grad():  # 4e-4 deviations of the second channel, 4e-7 of the first
+            network.classify.bias += torch.tensor([0, 4e-4, 0])
+        torch.save(network.state_dict(), folder / "weights.pt")
+
+    monkeypatch.setattr("unetflow.export.write_weights", wrong)
+    target = {"names": ["large", "small", "blue"], "offset": [0.0, 0.0, 0.0]}
+    target |= {"scale": [1000.0, 1.0, 1.0], "data_range": 900.0}
+    with pytest.raises(ValueError, match=r"pytorch_state_dict must say .* differs by 0\.000(4|39)"):
+        exported(tmp_path, {"dimensions": 2, "depth": 1}, target=target)
+
+
 @pytest.fixture
 def without_bioimageio(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make bioimageio.core missing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from skimage.measure import block_reduce
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from small_model import grey, small_shards, write_model
 
-from unetflow import predicted
+from unetflow import predicted, value_scores
 from unetflow.assembly import finish_prediction
 from unetflow.evaluation import evaluate_volume
-from unetflow.measured_values import OF_A_SEGMENTATION, measure_values, statistics
+from unetflow.measured_values import measure_values, statistics
 from unetflow.nifti import write_nifti
+from unetflow.ome_tiff import write_ome_tiff
 from unetflow.packages import adopt, suited
+from unetflow.packs import Pack
 from unetflow.planning import plan_archive
 from unetflow.predicted import holds_values
 from unetflow.reading import parse
@@ -31,7 +34,7 @@ from unetflow.report.slices import stack
 from unetflow.settings.evaluation import EvaluateSettings
 from unetflow.settings.experiment import ExperimentSettings
 from unetflow.settings.prediction import PredictSettings
-from unetflow.store import create_image, open_image, read_json, write_json
+from unetflow.store import Image, create_array, create_image, open_image, read_json, write_json
 
 __all__ = ["small_shards"]
 TARGET = {"names": ["red", "infra"], "offset": [100.0, 7.0], "scale": [20.0, 3.0]}
@@ -90,6 +93,25 @@ def test_statistics_are_those_of_all_voxels_that_are_predicted(
         np.testing.assert_allclose(told, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_many_channels_take_the_memory_of_one(tmp_path: Path, masked: bool) -> None:
+    peaks, mask = [], None
+    if masked:
+        create_image(tmp_path / "m", "yx", (1024, 1024), "uint8", {})[...] = 1
+        mask = open_image(tmp_path / "m")
+    for channels in (1, 8):
+        values = np.random.default_rng(3).random((channels, 1024, 1024), np.float32)
+        path = tmp_path / f"{channels}"
+        create_image(path, "cyx", values.shape, "float32", {})[...] = values
+        names = [str(number) for number in range(channels)]
+        del values
+        tracemalloc.start()
+        statistics(open_image(path), names, None, mask)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
+
+
 def test_no_voxel_has_no_statistics(tmp_path: Path) -> None:
     image = open_image(stored(tmp_path / "p", true_and_found()[1]))
     create_image(tmp_path / "m", "zyx", SHAPE, "uint8", {})
@@ -98,28 +120,30 @@ def test_no_voxel_has_no_statistics(tmp_path: Path) -> None:
 
 def test_volumes_of_a_job_are_told_of_and_nothing_of_objects_is_left(tmp_path: Path) -> None:
     folders = {name: tmp_path / name for name in ("good", "bad")}
+    of_objects = ["segmentation.ome.zarr", "objects.tsv", "objects.parquet", "outlines.zip"]
+    of_objects += ["outlines.geojson", "merges.tsv", "seams.tsv"]
     for folder in folders.values():
         folder.mkdir()
-        for name in OF_A_SEGMENTATION:
+        for name in of_objects:
             (folder / name).touch()
     _, values = true_and_found()
     stored(folders["good"] / "prediction.ome.zarr", values)
     write_json(folders["good"] / "prediction.json", volume(tmp_path))
     failed = {"state": "failed", "reason": "torn", "seconds": 0.0, "volume": {"path": "no.tif"}}
     write_json(folders["bad"] / "prediction.json", failed)
-    names = {"facts": "prediction.json", "prediction": "prediction.ome.zarr"}
-    names["summary"] = "summary.json"
-    paths = {key: str(tmp_path / "{volume}" / name) for key, name in names.items()}
-    measure_values(["good", "bad"], paths, tmp_path / "measured.json", MODEL, "again")
-    assert read_json(tmp_path / "measured.json") == {"restored": "again"}
-    assert read_json(tmp_path / ".measured.json") == {"restored": "again"}
+    measure_values(job(tmp_path, "good"), ["good", "bad"], MODEL)
+    for name in ("measured.json", ".measured.json"):
+        assert read_json(folders["good"] / name)["restored"] == "again"
     good, bad = (read_json(folders[name] / "summary.json") for name in ("good", "bad"))
     assert good["state"] == "done"
     assert good["mean_infra"] == pytest.approx(values[1].mean(), rel=1e-5)
     assert {"predict_seconds": 1.5, "experiment": "e", "shape": [*SHAPE]}.items() <= good.items()
     assert (bad["state"], bad["reason"], bad["path"]) == ("failed", "torn", "no.tif")
     assert not [name for name in bad if name.startswith("mean")]
-    assert {path.name for path in folders["bad"].iterdir()} == {"prediction.json", "summary.json"}
+    assert {path.name for path in folders["bad"].iterdir()} == {
+        "prediction.json", "summary.json", ".measured_own.json"
+    }  # fmt: skip
+    assert not {path.name for path in folders["good"].iterdir()} & {*of_objects}
     with PIL.Image.open(folders["good"] / "thumbnail.webp") as picture:
         assert picture.size == (2 * 44, 40)
         found = np.asarray(picture.convert("L")).astype(float)
@@ -127,6 +151,42 @@ def test_volumes_of_a_job_are_told_of_and_nothing_of_objects_is_left(tmp_path: P
     middle = grey(SHAPE)[2], values[0, 2]
     for half, plane in zip(halves, middle, strict=True):
         assert np.corrcoef(half.ravel(), plane.ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["a"]])
+def test_only_volumes_whose_prediction_is_another_are_measured_again(
+    tmp_path: Path, names: list[str]
+) -> None:
+    _, values = true_and_found()
+    for name in names:
+        stored(tmp_path / name / "prediction.ome.zarr", values)
+        write_json(tmp_path / name / "prediction.json", volume(tmp_path))
+    summaries = [tmp_path / name / "summary.json" for name in names]
+
+    def measured() -> list[bool]:
+        """Which summaries are written."""
+        before = [of.stat().st_mtime_ns if of.is_file() else 0 for of in summaries]
+        measure_values(job(tmp_path, "a"), names, MODEL)
+        times = zip(summaries, before, strict=True)
+        return [of.stat().st_mtime_ns != earlier for of, earlier in times]
+
+    alone = [name == "a" for name in names]
+    assert all(measured())
+    assert not any(measured())
+    stored(tmp_path / "a/prediction.ome.zarr", values + 50)
+    write_json(tmp_path / "a/prediction.json", volume(tmp_path))
+    assert measured() == alone
+    assert read_json(summaries[0])["mean_red"] == pytest.approx(values[0].mean() + 50, rel=1e-5)
+    summaries[0].unlink()
+    assert measured() == alone
+
+
+def job(root: Path, first: str) -> Pack:
+    """Return what measures volumes in folders of their names."""
+    paths = {"facts": "prediction.json", "prediction": "prediction.ome.zarr"}
+    paths["summary"] = "summary.json"
+    patterns = {key: str(root / "{volume}" / name) for key, name in paths.items()}
+    return Pack(None, root / first / "measured.json", patterns, "code", "again")
 
 
 # --------------------------------------------------------------------------------- scores
@@ -174,6 +234,26 @@ def test_volumes_are_scored_plane_by_plane_as_scikit_image_does(
     assert {*found.index} == {"psnr", "rmse", "correlation", "sam", "ssim", "q2n"}
 
 
+def test_a_slab_has_so_many_values_of_all_channels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true, values = true_and_found()
+    for name, of in (("p", values), ("t", true)):
+        create_image(tmp_path / name, "czyx", of.shape, "float32", {}, cubes=True)[...] = of
+    read, region = [], Image.region
+
+    def reading(image: Image, index: Any) -> NDArray[Any]:
+        found = region(image, index)
+        read.append(found.size)
+        return found
+
+    whole = scores(tmp_path, tmp_path / "t", volume(tmp_path))
+    monkeypatch.setattr(Image, "region", reading)
+    monkeypatch.setattr(value_scores, "SLAB", 2 * values[:, 0].size)
+    pd.testing.assert_frame_equal(scores(tmp_path, tmp_path / "t", volume(tmp_path)), whole)
+    assert max(read) == 2 * values[:, 0].size
+
+
 def test_all_planes_are_scored_together_where_that_is_asked_for(tmp_path: Path) -> None:
     true, values = true_and_found()
     values[:, 0] += 100
@@ -204,12 +284,25 @@ def test_a_truth_that_is_none_leaves_a_volume_without_scores(
     assert found["reason"].str.contains(said).all()
 
 
+def test_a_picture_of_a_dataset_is_no_truth_of_itself(tmp_path: Path) -> None:
+    true, values = true_and_found()
+    stored(tmp_path / "p", values)
+    image = tmp_path / "images.ome.zarr/one"
+    create_image(image, "czyx", true.shape, "float32", {})[...] = true
+    found = scores(tmp_path, image, volume(tmp_path))
+    assert found["metric"].isna().all()
+    assert found["reason"].str.contains("image must have true values to be a truth").all()
+    create_image(image / "target", "czyx", true.shape, "float32", {})[...] = true
+    assert scores(tmp_path, image, volume(tmp_path))["reason"].isna().all()
+
+
 def test_no_truth_and_no_mask_can_be_scored(tmp_path: Path) -> None:
     stored(tmp_path / "p", true_and_found()[1])
     found = scores(tmp_path, tmp_path / "none.tif", volume(tmp_path))
     assert found["reason"].str.contains("no scores: .*none.tif: a volume must exist").all()
     found = scores(tmp_path, tmp_path / "t", volume(tmp_path, mask="m.tif"))
-    assert found["reason"].str.contains("got a mask; leave it out").all()
+    said = "got a mask; name a region instead, or leave truth out"
+    assert found["reason"].str.contains(said).all()
     failed = {"state": "failed", "reason": "torn", "volume": {}}
     assert scores(tmp_path, tmp_path / "t", failed).empty
 
@@ -325,6 +418,34 @@ def test_a_finished_prediction_says_what_its_channels_are(tmp_path: Path) -> Non
     assert [layer.name for layer in shown.layers] == ["image", "values"]
     half = zarr.open_array(tmp_path / "p/0-1", mode="r")[...]
     np.testing.assert_allclose(half, block_reduce(values, (1, 2, 2), np.mean), rtol=1e-5)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_volume_that_fails_has_no_values_until_it_is_repaired(
+    tmp_path: Path, before: bool
+) -> None:
+    values = true_and_found((40, 44))[1]
+    tifffile.imwrite(tmp_path / "picture.tif", grey((40, 44)))
+    row = {"path": str(tmp_path / "picture.tif"), "experiment": "e", "reason": ""}
+
+    def finish(reason: str) -> None:
+        receipt = {"array": "0", "shards": [], "reason": reason, "seconds": 1, "waiting": 0}
+        write_json(tmp_path / "r.json", receipt)
+        how = MODEL, PredictSettings(), tmp_path / "p", tmp_path / "f.json"
+        finish_prediction(row, [tmp_path / "r.json"], *how)
+
+    if before:
+        stored(tmp_path / "p", values)
+        finish("")
+    finish("torn")
+    with pytest.raises(ValueError, match="must be predicted to be exported: it failed, torn; rep"):
+        write_ome_tiff(tmp_path / "p", tmp_path / "p.ome.tif")
+    if not before:
+        create_array(tmp_path / "p/0", "cyx", values.shape, "float32", (1, 40, 44), (1, 40, 44))
+        zarr.open_array(tmp_path / "p/0")[...] = values
+    finish("")
+    np.testing.assert_array_equal(open_image(tmp_path / "p").array[...], values)
+    write_ome_tiff(tmp_path / "p", tmp_path / "p.ome.tif")
 
 
 def test_values_are_no_classes_for_nifti(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_ids_that_do_not_fit_are_refused_and_leave_nothing(tmp_path: Path) -> No
 
 def test_a_volume_that_failed_is_named_with_its_reason(tmp_path: Path) -> None:
     zarr.create_group(tmp_path / "image", attributes={"reason": "no such file"})
-    with pytest.raises(ValueError, match="must be segmented to be exported: it failed, no such"):
+    with pytest.raises(ValueError, match="must be predicted to be exported: it failed, no such"):
         write_ome_tiff(tmp_path / "image", tmp_path / "image.ome.tif")
 
 

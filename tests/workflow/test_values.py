@@ -148,9 +148,11 @@ def test_an_archive_is_restored_beside_segmented_volumes(project: Project) -> No
     assert "beside the values that are predicted" in page
     assert page.count('class="values"') > 0
     assert project.would_run(*config) == set()
-    (archive / "wide/summary.json").unlink()
-    (archive / "dim1/summary.json").unlink()
-    assert "measure_values" in project.would_run(*config)
+    for of in ("wide", "dim1"):  # a job of its own, and one that is shared
+        removed = archive / of / "summary.json"
+        told = removed.rename(removed.with_suffix(".aside"))
+        assert "measure_values" in project.would_run(*config)
+        told.rename(removed)
 
     exported = project.snakemake("--dry-run", "ome_tiff", *config).stdout
     assert "mixed/wide/export/prediction.ome.tif" in exported

@@ -35,14 +35,22 @@ def finish_prediction(
         The volume in the plan; its `reason` tells if it could not be planned.
     model : mapping
         Its `model.json`.
+    prediction : Path
+        Folder of what blocks have written. If any failed it stays, for when the volume is repaired,
+        but is no image: the attribute `reason` of its group says why.
     output : Path
         JSON: `state`, `reason`, `volume` (its row without its blocks), `blocks`, `seconds` of all
         of them, and `waiting`, the largest share of the time in which a device waited for data.
     """
     facts = [read_json(path) for path in receipts]
-    reasons = [reason for reason in [row["reason"], *(f["reason"] for f in facts)] if reason]
+    reasons = [row["reason"], *(fact["reason"] for fact in facts)]
+    reason = "; ".join(dict.fromkeys(filter(None, reasons)))
     settings = predicted.stored_as(settings, model)
-    if not reasons:
+    if reason:
+        attributes = {"reason": reason}
+        group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+        write_json(prediction / "zarr.json", group)
+    else:
         first = only_array(prediction, facts)
         keep_array(prediction, first)
         image = resampled(open_volume(row["path"], **choice_of(row)), settings.voxel_size_um)
@@ -54,8 +62,8 @@ def finish_prediction(
     write_json(
         output,
         {
-            "state": "failed" if reasons else "done",
-            "reason": "; ".join(dict.fromkeys(reasons)),
+            "state": "failed" if reason else "done",
+            "reason": reason,
             "volume": {key: value for key, value in row.items() if key != "blocks"},
             "blocks": len(facts),
             "seconds": round(sum(fact["seconds"] for fact in facts), 2),

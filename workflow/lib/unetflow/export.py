@@ -39,8 +39,8 @@ SHOWN = {2: 256, 3: 32}
 OPSET = 17
 """Of ONNX: ONNX Runtime 1.12 (2022) and later read it."""
 TOLERANCE = 1e-4
-"""Of probabilities, or values over the deviation of the targets, between formats on one CPU: sums
-in another order differ by some 1e-6."""
+"""Of probabilities, or values over the deviation of a channel's targets, between formats on one
+CPU: sums in another order differ by some 1e-6."""
 
 
 def export(
@@ -63,7 +63,7 @@ def export(
         Scores of the experiment, for the documentation.
     outputs : mapping of str to Path
         `package`: the .zip. `agreement`: JSON, the largest difference of the probabilities of each
-        format from ours; of a regression's values, over the deviation of the targets.
+        format from ours; of a regression's values, over the deviation of the channel's targets.
 
     Raises
     ------
@@ -117,8 +117,8 @@ def export(
         kwargs = architecture(model.facts, frame)
         description = model_package.describe(place, model, frame, kwargs, OPSET, subject, settings)
         package = model_package.save(description, place / "package.zip")
-        unit = 1.0 if regression is None else max(regression.normalise.scale)
-        differences = {name: of / unit for name, of in model_package.tested(package).items()}
+        units = [1.0] if regression is None else regression.normalise.scale
+        differences = model_package.tested(package, units)
         for name, difference in differences.items():
             log(f"{name}: outputs differ from ours by at most {difference:.1e}")
             if not difference <= TOLERANCE:

@@ -7,46 +7,44 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unetflow.outliers import unlike_training
-from unetflow.packs import do_each
+from unetflow.outlines import WRITTEN
+from unetflow.packs import Pack
 from unetflow.predicted import open_prediction, summary_of
 from unetflow.regression import output_names
-from unetflow.states import write_receipt
+from unetflow.states import state_of_file
 from unetflow.store import Image, read_json, remove, shard_regions, write_json
 from unetflow.thumbnails import draw_thumbnail
 from unetflow.volumes import choice_of, open_volume, parse_region
 from unetflow.voxels import resampled
 
-OF_A_SEGMENTATION = ("segmentation.ome.zarr", "objects.tsv", "merges.tsv", "seams.tsv")
+OF_A_SEGMENTATION = (
+    "segmentation.ome.zarr",
+    "objects.tsv",
+    "objects.parquet",
+    "merges.tsv",
+    "seams.tsv",
+    *(f"outlines.{ending}" for ending in WRITTEN.values()),
+)
 """Results of a volume that were left if its row named a segmentation before."""
 
 
-def measure_values(
-    volumes: Sequence[str],
-    paths: Mapping[str, str],
-    output: Path,
-    model: Mapping[str, Any],
-    restored: str = "",
-) -> None:
+def measure_values(pack: Pack, volumes: Sequence[str], model: Mapping[str, Any]) -> None:
     """Write the summary of a volume whose values are predicted, or of those that share its job.
 
     Parameters
     ----------
-    paths : mapping
-        Of each volume, patterns in which `{volume}` stands for its name: `facts` (how its
-        prediction went, see `assembly.finish_prediction`), `prediction` and `summary`, JSON that
-        says "state" and "reason". Beside the last comes `thumbnail.webp`.
-    output : Path
-        JSON, written last.
+    pack : Pack
+        With the paths `facts` (how a prediction went, see `assembly.finish_prediction`),
+        `prediction` and `summary`, JSON that says "state" and "reason". Beside the last comes
+        `thumbnail.webp`.
     model : mapping
         Its `model.json`.
-    restored : str
-        See `states.restored`.
     """
 
-    def measure(volume: str) -> None:
-        of = {name: Path(path.replace("{volume}", volume)) for name, path in paths.items()}
+    def measure(_volume: str, of: Mapping[str, Path]) -> None:
         folder = of["summary"].parent
         for name in (*OF_A_SEGMENTATION, "thumbnail.webp"):
             remove(folder / name)
@@ -61,8 +59,9 @@ def measure_values(
             draw_thumbnail(row, of["prediction"], folder / "thumbnail.webp")
         write_json(of["summary"], summary_of(facts, found))
 
-    do_each(measure, volumes, len(volumes))
-    write_receipt(output, {"restored": restored})
+    # A prediction that is finished anew has new facts, whether its volume shares that job or not.
+    finished = {volume: state_of_file(pack.paths_of(volume)["facts"]) for volume in volumes}
+    pack.each(measure, finished, model, results=["summary"])
 
 
 def statistics(
@@ -73,7 +72,7 @@ def statistics(
 ) -> dict[str, float]:
     """Return mean, standard deviation, least and largest value of each channel.
 
-    The prediction is read shard by shard.
+    The prediction is read shard by shard, and of each a channel at a time.
 
     Parameters
     ----------
@@ -91,23 +90,20 @@ def statistics(
     """
     array: Any = prediction.array
     whole = region or [slice(0, extent) for extent in prediction.spatial_shape]
-    counts, means, variances, least, largest = [], [], [], [], []
+    counts, each = [], []
     for shard in shard_regions(array, len(whole)):
         pairs = list(zip(shard, whole, strict=True))
         part = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in pairs)
         if any(along.start >= along.stop for along in part):
             continue
-        values = prediction.region(part).reshape(len(names), -1).astype(np.float64)
-        if mask is not None:
-            values = values[:, mask.region(part)[0].ravel() > 0]
-        if values.shape[1]:
-            counts.append(values.shape[1])
-            means.append(values.mean(axis=1))
-            variances.append(values.var(axis=1))
-            least.append(values.min(axis=1))
-            largest.append(values.max(axis=1))
+        extents = [along.stop - along.start for along in part]
+        inside = np.ones(extents, bool) if mask is None else mask.region(part)[0] > 0
+        if inside.any():
+            counts.append(np.count_nonzero(inside))
+            each.append([moments(array[channel, *part][inside]) for channel in range(len(names))])
     if not counts:
         return {}
+    means, variances, least, largest = np.moveaxis(np.array(each), -1, 0)
     mean = np.average(means, axis=0, weights=counts)
     # Law of total variance: within the shards plus between them.
     spread = np.average(variances + (means - mean) ** 2, axis=0, weights=counts)
@@ -118,3 +114,9 @@ def statistics(
         for what, values in found.items()
         for name, value in zip(names, values, strict=True)
     }
+
+
+def moments(values: NDArray[Any]) -> tuple[float, float, float, float]:
+    """Mean, variance, least and largest value."""
+    exact = values.astype(np.float64)
+    return exact.mean(), exact.var(), exact.min(), exact.max()

@@ -236,8 +236,13 @@ def save(description: v0_5.ModelDescr, path: Path) -> Path:
     return path
 
 
-def tested(package: Path) -> dict[str, float]:
+def tested(package: Path, units: Sequence[float]) -> dict[str, float]:
     """Largest difference of the output of each format from the test output, once all tests passed.
+
+    Parameters
+    ----------
+    units : sequence of float
+        Of each channel of the output, what its differences are divided by.
 
     Raises
     ------
@@ -257,11 +262,13 @@ def tested(package: Path) -> dict[str, float]:
                 f"{' '.join('; '.join(failed).split())}; report it, with the experiment's file"
             )
         model = load_model_description(package, format_version="latest")
-        return {name: difference(model, name) for name in FORMATS}
+        return {name: difference(model, name, units) for name in FORMATS}
 
 
-def difference(model: v0_5.ModelDescr, weights_format: SupportedWeightsFormat) -> float:
-    """Largest difference of the output of one format from the test output."""
+def difference(
+    model: v0_5.ModelDescr, weights_format: SupportedWeightsFormat, units: Sequence[float]
+) -> float:
+    """Largest difference of the output of one format from the test output, in these units."""
     expected = get_test_output_sample(model)
     with create_prediction_pipeline(
         model, weights_format=weights_format, devices=["cpu"]
@@ -271,7 +278,8 @@ def difference(model: v0_5.ModelDescr, weights_format: SupportedWeightsFormat) -
         )
     output = v0_5.TensorId("output")
     pair = (np.asarray(sample.members[output].data) for sample in (found, expected))
-    return float(np.abs(np.subtract(*pair)).max())
+    by_channel = np.moveaxis(np.abs(np.subtract(*pair)), 1, -1)
+    return float((by_channel / units).max())
 
 
 @contextmanager

@@ -70,11 +70,11 @@ def write_ome_tiffs(sources: Sequence[Path], folder: Path) -> None:
 
 
 def refuse_failed(source: Path) -> None:
-    """Refuse the empty group that stands for the segmentation of a volume that failed."""
+    """Refuse the group that stands for the prediction or segmentation of a volume that failed."""
     reason = source.is_dir() and zarr.open_group(source, mode="r").attrs.get("reason")
     if reason:
         raise ValueError(
-            f"{source}: a volume must be segmented to be exported: it failed, {reason}; "
+            f"{source}: a volume must be predicted to be exported: it failed, {reason}; "
             "repair it and run again"
         )
 

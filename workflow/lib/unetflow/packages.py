@@ -281,6 +281,7 @@ def of_another_task(predict: PredictSettings, task: str) -> dict[str, Any]:
                 f"predict.{name} must be {default} beside a model of the task regression, whose "
                 f"values are the result: got {value}; leave it out, or name another experiment"
             )
+    # Half floats are the default of classes, which cannot be told from a choice of them here.
     return {"output": "values", "dtype": "float32"}
 
 

@@ -95,9 +95,15 @@ class TrueValues:
         """
         try:
             image = open_volume(place)
-            image = image.target() or image
+            target = image.target()
         except Exception as error:
             raise UnusableTruth(one_line(error)) from error
+        if target is None and Path(place).parent.name == "images.ome.zarr":
+            raise UnusableTruth(
+                f"{place}: a dataset's image must have true values to be a truth: it has none; "
+                "name one that has, or a picture of them"
+            )
+        image = target or image
         channels = image.array.shape[image.axes.index("c")] if "c" in image.axes else 1
         if (image.spatial_shape, channels) != (tuple(shape), len(names)):
             raise UnusableTruth(

@@ -19,7 +19,7 @@ from unetflow.truths import TrueValues, UnusableTruth
 from unetflow.volumes import parse_region
 
 SLAB = 2**24
-"""Voxels that are scored at once, in whole planes."""
+"""Values that are scored at once, in whole planes of all channels."""
 
 
 class ValueScores:
@@ -94,7 +94,8 @@ class ValueScores:
         if len(region) == 2 or not self.settings.plane_by_plane:
             return self.of_values(*pair(region))
         # As many planes as chunks have: a chunk is decompressed as a whole.
-        depth = min(getattr(prediction.array, "chunks", (1, 1))[1], SLAB // math.prod(sides)) or 1
+        most = SLAB // math.prod((prediction.array.shape[0], *sides))
+        depth = min(getattr(prediction.array, "chunks", (1, 1))[1], most) or 1
         first, last = region[0].start, region[0].stop
         slabs = (slice(at, min(at + depth, last)) for at in range(first, last, depth))
         pairs = (pair((slab, *inner)) for slab in slabs)
@@ -153,7 +154,10 @@ def volume_scores(
         If that cannot be read, or is none of the volume's.
     """
     if row.get("mask"):
-        raise UnusableTruth("values are scored in a region of a volume: got a mask; leave it out")
+        raise UnusableTruth(
+            "values are scored in a region of a volume: got a mask; name a "
+            "region instead, or leave truth out"
+        )
     region = parse_region(row.get("region", ""), prediction)
     whole = tuple(slice(0, extent) for extent in prediction.spatial_shape)
     true = TrueValues.open(truth, prediction.spatial_shape, regression.names)
