@@ -26,7 +26,7 @@ from unetflow.evaluation import evaluate_image, evaluate_images, evaluate_volume
 from unetflow.metrics.contingency import contingency, v_rand
 from unetflow.metrics.instances import mean_iou
 from unetflow.metrics.membranes import challenge_scores
-from unetflow.metrics.surface import surface_scores
+from unetflow.metrics.surface import SECOND_RATER, sliver07_score, surface_scores
 from unetflow.scoring import score_objects, score_plane, score_surfaces
 from unetflow.settings.evaluation import EvaluateSettings
 from unetflow.store import NOT_ANNOTATED, add_label, create_image, open_image, write_json
@@ -694,6 +694,20 @@ def test_nested_regions_are_scored_as_one_class_each(tmp_path: Path) -> None:
         assert found == pytest.approx(far.GetHausdorffDistance(), abs=diagonal)
     assert scores["dice_ET"] == scores["dice_enhancing"]
     assert scores["hausdorff_95_ET"] == scores["hausdorff_95_enhancing"]
+
+
+def test_points_of_sliver07_are_those_of_the_five_errors_of_a_class(tmp_path: Path) -> None:
+    size = {"z": 3000.0, "y": 1000.0, "x": 500.0}
+    scores = evaluated_tumours(tmp_path, size, surface_unit="mm", challenge="sliver07")
+    for name in (*TUMOUR[1:], *BRATS):
+        errors = {error: scores[f"{error}_{name}"] for error in SECOND_RATER}
+        assert 0 < scores[f"sliver07_{name}"] == sliver07_score(errors) < 100
+
+
+def test_points_of_sliver07_need_surfaces_in_mm() -> None:
+    for settings in ({"surface_unit": "mm"}, {"surface_tolerance": 1}):
+        with pytest.raises(ValueError, match="surface_unit be mm for the challenge sliver07"):
+            EvaluateSettings(challenge="sliver07", **settings)
 
 
 def test_surface_distances_in_mm_are_thousandths_of_those_in_um(tmp_path: Path) -> None:

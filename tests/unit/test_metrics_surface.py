@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from unetflow.metrics.surface import surface_scores
+from unetflow.metrics.surface import SECOND_RATER, sliver07_score, surface_scores
 
 RMS = "rms_surface_distance"
 DISTANCES = ("hausdorff_95", "hausdorff", "average_surface_distance", RMS)
@@ -489,3 +489,19 @@ def test_other_than_two_or_three_axes_are_refused(axes: int) -> None:
     mask = np.zeros((2,) * axes, dtype=bool)
     with pytest.raises(ValueError, match=r"of 2 or 3 axes: got .* for shape .*channels one by one"):
         surface_scores(mask, mask, (1,) * axes, 1)
+
+
+def test_points_are_a_quarter_less_for_each_error_of_a_second_rater() -> None:
+    none = dict.fromkeys(SECOND_RATER, 0.0)
+    assert sliver07_score(none) == 100
+    assert sliver07_score({name: -2 * error for name, error in SECOND_RATER.items()}) == 50
+    # Overlap 6.4 %, volume 4.7 %, distances 1.0, 1.8 and 19 mm have 75 points each
+    worked = {
+        "volumetric_overlap_error": 0.128,  # 50
+        "relative_volume_difference": -0.0235,  # 87.5
+        "average_surface_distance": 5.0,  # 0, and not -25
+        "rms_surface_distance": 1.8,  # 75
+        "hausdorff": 0.0,  # 100
+    }
+    assert sliver07_score(worked) == pytest.approx((50 + 87.5 + 0 + 75 + 100) / 5)
+    assert math.isnan(sliver07_score(none | {"hausdorff": math.nan}))

@@ -138,7 +138,7 @@ class Comparison:
         planes = zip(known, true_instances, foreground.swapaxes(0, 1), found, strict=True)
         return [count(*plane, own[1:]) for plane in planes]
 
-    def surfaces(self, tolerance: float) -> dict[str, float]:
+    def surfaces(self, tolerance: float, points: bool = False) -> dict[str, float]:
         """See `scoring.score_surfaces`: of planes, the mean over those that have each; else NaN.
 
         Planes, or the volume, are read whole, and take some 30 bytes a voxel.
@@ -152,7 +152,7 @@ class Comparison:
             region = (first, *(slice(0, extent) for extent in shape[1:]))
             known = self.read(self.classes, region)
             predicted = most_probable(probabilities(self.prediction, self.framed(region)))
-            how = size[-known.ndim :], tolerance, self.regions
+            how = size[-known.ndim :], tolerance, self.regions, points
             scored.append(score_surfaces(known, predicted, self.class_names, *how))
         return mean(scored)
 

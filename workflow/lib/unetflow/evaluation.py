@@ -50,8 +50,11 @@ def all_scores(
     compared: Comparison, settings: EvaluateSettings
 ) -> tuple[dict[str, float], NDArray[np.int64]]:
     """Scores of a comparison, those of surfaces only where the settings ask for them."""
-    (scores, levels), tolerance = compared.scores(), settings.surface_tolerance
-    return scores if tolerance is None else scores | compared.surfaces(tolerance), levels
+    scores, levels = compared.scores()
+    if settings.surface_tolerance is not None:
+        points = settings.challenge == "sliver07"
+        scores |= compared.surfaces(settings.surface_tolerance, points)
+    return scores, levels
 
 
 def undefined(scores: Mapping[str, float]) -> str:
@@ -109,7 +112,7 @@ def evaluate_images(
             for key, value in scores.items()
             if math.isfinite(value)
         ]
-    if settings.challenge:
+    if settings.challenge == "isbi2012":
         together = {**labels, "image": f"all of {labels['split']}"}
         scores = score_challenge([(paths[0], paths[1]) for paths in images.values()], settings)
         rows += [{**together, "metric": key, "value": value} for key, value in scores.items()]

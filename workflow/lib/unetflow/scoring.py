@@ -23,7 +23,7 @@ from unetflow.metrics.contingency import (
 from unetflow.metrics.instances import divided_and_joined, matching, mean_iou
 from unetflow.metrics.probabilities import average_precision, calibration_error, count_pixels
 from unetflow.metrics.semantic import dice, iou, pixel_error, precision, recall
-from unetflow.metrics.surface import surface_scores
+from unetflow.metrics.surface import sliver07_score, surface_scores
 from unetflow.store import NOT_ANNOTATED
 
 IOU_PERCENTS = range(50, 100, 5)
@@ -253,8 +253,11 @@ def score_surfaces(
     spacing: Sequence[float],
     tolerance: float,
     regions: Regions | None = None,
+    points: bool = False,
 ) -> dict[str, float]:
     """Scores of the surface of each class but background, and of each region; `metrics.surface`.
+
+    With `points` those of SLIVER07 too, as `sliver07_NAME`.
 
     Of a class that one side alone has, distances are the image's diagonal, and a truth that has
     none of a class counts as one pixel in the difference of volumes, which is then the pixels that
@@ -272,5 +275,7 @@ def score_surfaces(
         largest["relative_volume_difference"] = int(masks[1].sum())
         for metric, limit in largest.items():
             found[metric] = min(found[metric], limit)
+        if points:
+            found["sliver07"] = sliver07_score(found)
         scores |= {f"{metric}_{name}": score for metric, score in found.items()}
     return scores

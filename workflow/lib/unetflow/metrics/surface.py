@@ -20,7 +20,7 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -33,6 +33,14 @@ from unetflow.metrics.contingency import ratio
 # Relative. Three voxels of 0.1 are 0.30000000000000004 apart and within a tolerance of 0.3, and 19
 # of 20 equal areas are 95 %, whatever their sum is rounded to.
 ROUNDING = 1e-9
+SECOND_RATER = {
+    "volumetric_overlap_error": 0.064,
+    "relative_volume_difference": 0.047,
+    "average_surface_distance": 1.0,
+    "rms_surface_distance": 1.8,
+    "hausdorff": 19.0,
+}
+"""Mean errors of a second rater of livers in CT against the first, distances in mm [3]."""
 
 
 def surface_scores(
@@ -118,6 +126,26 @@ def surface_scores(
         "relative_volume_difference": (predicted - true) / true if true else predicted * math.inf,
         "rms_surface_distance": math.sqrt(ratio((distance**2 * area).sum(), area.sum())),
     }
+
+
+def sliver07_score(scores: Mapping[str, float]) -> float:
+    """Points of SLIVER07 for a segmentation: the mean over five errors, from 0 to 100, the best.
+
+    No error has 100 points, one as large as `SECOND_RATER`'s 75, and one of four times that 0, as a
+    larger one [3]. Its own distances were those between rim voxels.
+
+    Parameters
+    ----------
+    scores : mapping
+        Of `surface_scores`, distances in mm; NaN if one of the five is.
+
+    Examples
+    --------
+    >>> sliver07_score(SECOND_RATER)
+    75.0
+    """
+    errors = np.abs([scores[name] / error for name, error in SECOND_RATER.items()])
+    return float(np.maximum(100 - 25 * errors, 0).mean())
 
 
 def _surface(

@@ -133,6 +133,7 @@ FURTHER = {
     "over_segmented": "Share of objects found in pieces",
     "under_segmented": "Share of found objects that are several",
     "isbi2012_": "ISBI 2012, best threshold",
+    "sliver07_": "SLIVER07, points of 100",
     "hausdorff_95_": "Hausdorff distance, 95 %",
     "hausdorff_": "Hausdorff distance",
     "average_surface_distance_": "Average surface distance",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from unetflow.settings.fields import (
     Name,
@@ -17,10 +19,11 @@ class EvaluateSettings(Settings):
 
     plane_by_plane: bool = setting(True, "score a stack as the mean over its planes")
     ignore_border: int = setting(0, "frame left out of the scores", "pixels", ge=0)
-    challenge: Literal["isbi2012"] | None = setting(
+    challenge: Literal["isbi2012", "sliver07"] | None = setting(
         None,
         "isbi2012: 2D sections of one size are also scored together as that challenge did, with "
-        "all classes but background as cells, each score at its best threshold",
+        "all classes but background as cells, each score at its best threshold; sliver07: its "
+        "points, from 0 to 100, for the surface and the volume of each class, in mm",
     )
     surface_tolerance: float | None = setting(
         None,
@@ -54,6 +57,17 @@ class EvaluateSettings(Settings):
         "channels, as many as the target has; gaussian: these, filtered by the width that suits "
         "the training images best; brovey and pca: these, sharpened by the next channel",
     )
+
+    @model_validator(mode="after")
+    def _points_are_for_surfaces_in_mm(self) -> Self:
+        if self.challenge == "sliver07" and (
+            self.surface_tolerance is None or self.surface_unit != "mm"
+        ):
+            raise ValueError(
+                "surface_tolerance must be set and surface_unit be mm for the challenge sliver07: "
+                f"got {self.surface_tolerance} and {self.surface_unit}; set both"
+            )
+        return self
 
     def numbered_regions(self, class_names: Sequence[str]) -> dict[str, list[int]]:
         """Return the classes of each region by their numbers.
