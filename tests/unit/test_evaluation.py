@@ -696,18 +696,32 @@ def test_nested_regions_are_scored_as_one_class_each(tmp_path: Path) -> None:
     assert scores["hausdorff_95_ET"] == scores["hausdorff_95_enhancing"]
 
 
+SLIVER07: dict[str, Any] = {
+    "challenge": "sliver07", "surface_unit": "mm", "plane_by_plane": False
+}  # fmt: skip
+
+
 def test_points_of_sliver07_are_those_of_the_five_errors_of_a_class(tmp_path: Path) -> None:
     size = {"z": 3000.0, "y": 1000.0, "x": 500.0}
-    scores = evaluated_tumours(tmp_path, size, surface_unit="mm", challenge="sliver07")
+    scores = evaluated_tumours(tmp_path, size, **SLIVER07)
     for name in (*TUMOUR[1:], *BRATS):
         errors = {error: scores[f"{error}_{name}"] for error in SECOND_RATER}
         assert 0 < scores[f"sliver07_{name}"] == sliver07_score(errors) < 100
 
 
-def test_points_of_sliver07_need_surfaces_in_mm() -> None:
-    for settings in ({"surface_unit": "mm"}, {"surface_tolerance": 1}):
-        with pytest.raises(ValueError, match="surface_unit be mm for the challenge sliver07"):
-            EvaluateSettings(challenge="sliver07", **settings)
+@pytest.mark.parametrize(
+    "other", [{"surface_tolerance": None}, {"surface_unit": "um"}, {"plane_by_plane": True}]
+)
+def test_points_of_sliver07_need_surfaces_of_volumes_in_mm(other: dict[str, Any]) -> None:
+    settings = {"surface_tolerance": 1, **SLIVER07}
+    EvaluateSettings(**settings)
+    with pytest.raises(ValueError, match="for the challenge sliver07: got"):
+        EvaluateSettings(**(settings | other))
+
+
+def test_points_of_sliver07_are_not_told_of_voxels_of_unknown_size(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sliver07 must know the size of voxels"):
+        evaluated_tumours(tmp_path, {}, **SLIVER07)
 
 
 def test_surface_distances_in_mm_are_thousandths_of_those_in_um(tmp_path: Path) -> None:

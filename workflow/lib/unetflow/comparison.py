@@ -142,9 +142,19 @@ class Comparison:
         """See `scoring.score_surfaces`: of planes, the mean over those that have each; else NaN.
 
         Planes, or the volume, are read whole, and take some 30 bytes a voxel.
+
+        Raises
+        ------
+        ValueError
+            If points are asked for and the size of voxels is not known.
         """
         axes, shape = axis_rules.spatial(self.segmentation.axes), self.grid.shape
         known_um = axis_rules.voxel_size(axes, self.segmentation.voxel_size_um)
+        if points and not known_um:
+            raise ValueError(
+                "evaluate.challenge sliver07 must know the size of voxels: got an image that does "
+                "not tell it; set dataset.voxel_size_um, or leave it out"
+            )
         size = tuple(um / self.unit_um for um in known_um or (self.unit_um,) * len(axes))
         planes = range(shape[0]) if self.by_plane else (slice(0, shape[0]),)
         scored = []

@@ -166,7 +166,6 @@ def plan_volume(
         "axes": image.axes,
         "shape": list(image.array.shape),
         "voxels": math.prod(image.spatial_shape),
-        "known_by": known_by(image),
         "network": experiment.model.network,
         "regression": experiment.task == "regression",
         "own_intensity": experiment.intensity.source == "image",

@@ -23,7 +23,7 @@ class EvaluateSettings(Settings):
         None,
         "isbi2012: 2D sections of one size are also scored together as that challenge did, with "
         "all classes but background as cells, each score at its best threshold; sliver07: its "
-        "points, from 0 to 100, for the surface and the volume of each class, in mm",
+        "points, from 0 to 100, for the surface and the volume of each class in whole volumes",
     )
     surface_tolerance: float | None = setting(
         None,
@@ -59,13 +59,12 @@ class EvaluateSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _points_are_for_surfaces_in_mm(self) -> Self:
-        if self.challenge == "sliver07" and (
-            self.surface_tolerance is None or self.surface_unit != "mm"
-        ):
+    def _points_are_for_volumes_in_mm(self) -> Self:
+        found = self.surface_tolerance, self.surface_unit, self.plane_by_plane
+        if self.challenge == "sliver07" and (found[0] is None or found[1:] != ("mm", False)):
             raise ValueError(
-                "surface_tolerance must be set and surface_unit be mm for the challenge sliver07: "
-                f"got {self.surface_tolerance} and {self.surface_unit}; set both"
+                "surface_tolerance must be set, surface_unit be mm and plane_by_plane be false for "
+                f"the challenge sliver07: got {found[0]}, {found[1]} and {found[2]}; set all three"
             )
         return self
 
