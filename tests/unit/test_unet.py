@@ -302,6 +302,29 @@ def test_dropout_changes_training_and_not_prediction() -> None:
         assert torch.equal(network.eval()(pixels), network(pixels))
 
 
+@pytest.mark.parametrize("blocks", ["plain", "residual"])
+@pytest.mark.parametrize("place", ["contracted", "convolutions"])
+def test_features_are_left_out_where_the_setting_says(blocks: str, place: str) -> None:
+    torch.manual_seed(0)
+    settings = UNetSettings(width=8, depth=2, dropout=0.4, blocks=blocks, dropout_at=place)
+    network, pixels = build(settings, 1, 2).train(), torch.randn(1, 1, 60, 60)
+    found: dict[str, list[torch.Tensor]] = {}
+    for name, module in network.named_modules():
+        if name.startswith(("down.", "merge.")) and name.count(".") == 1:
+            seen = found.setdefault(name, [])
+            module.register_forward_hook(lambda _, __, output, seen=seen: seen.append(output))
+    network(pixels)
+    network(pixels)
+    changed = {name for name, (one, other) in found.items() if not torch.equal(one, other)}
+    if place == "contracted":  # after the blocks of the last two levels
+        assert changed == {"down.2", "merge.0", "merge.1"}
+    else:
+        assert changed == set(found)
+        one, other = found["down.0"]
+        assert (other[one > 0] == 0).float().mean() > 0.35
+    assert torch.equal(network.eval()(pixels), network(pixels))
+
+
 def test_several_images_of_a_batch_do_not_touch_each_other() -> None:
     torch.manual_seed(0)
     network = build(UNetSettings(width=2, depth=2), 1, 2).eval()

@@ -56,11 +56,25 @@ def convolutions(settings: UNetSettings, channels: Sequence[int], extent: Any) -
     return layers
 
 
-def applied(layers: Iterable[nn.Module], x: Tensor, border: Sequence[Border]) -> Tensor:
+def applied(
+    layers: Iterable[nn.Module], x: Tensor, border: Sequence[Border], dropout: float
+) -> Tensor:
     """Features after layers, of which the convolutions pad on the border of the image."""
     for layer in layers:
         x = convolve(layer, x, border) if isinstance(layer, Convolution) else layer(x)
+        if isinstance(layer, nn.ReLU):
+            x = dropped(x, dropout, layer.training)
     return x
+
+
+def dropped(x: Tensor, share: float, training: bool) -> Tensor:
+    """Features of which a share is left out in training."""
+    return functional.dropout(x, share) if share and training else x
+
+
+def dropout_of(settings: UNetSettings, place: str) -> float:
+    """Share of features that is left out at a place, see `UNetSettings.dropout_at`."""
+    return settings.dropout if settings.dropout_at == place else 0.0
 
 
 class Block(nn.ModuleList):
@@ -68,10 +82,11 @@ class Block(nn.ModuleList):
 
     def __init__(self, settings: UNetSettings, *channels: int) -> None:
         super().__init__(convolutions(settings, channels, settings.kernel))
+        self.dropout = dropout_of(settings, "convolutions")
 
     def forward(self, x: Tensor, border: Sequence[Border]) -> Tensor:
         """Return the features of the samples left."""
-        return applied(self, x, border)
+        return applied(self, x, border, self.dropout)
 
 
 class ResidualBlock(nn.Module):
@@ -84,6 +99,7 @@ class ResidualBlock(nn.Module):
         same = inputs == outputs
         projection = [] if same else convolutions(settings, (inputs, outputs), 1)[:-1]
         self.shortcut = nn.Sequential(*projection)
+        self.dropout = dropout_of(settings, "convolutions")
 
     def halve_variances(self) -> None:
         """Make of both terms what one of them alone would be, or they would double each time."""
@@ -93,9 +109,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, border: Sequence[Border]) -> Tensor:
         """Return the features of the samples left."""
-        found = applied(self.layers, x, border)
-        found = found + self.shortcut(crop(x, found, border))
-        return functional.relu(found, inplace=True)
+        found = applied(self.layers, x, border, self.dropout)
+        found = functional.relu(found + self.shortcut(crop(x, found, border)), inplace=True)
+        return dropped(found, self.dropout, self.training)
 
 
 class Gate(nn.Module):
@@ -140,7 +156,7 @@ class UNet(nn.Module):
         raised = [outputs[level + before] for level in upward]
         self.padded = settings.padding == "zeros"
         self.strides, self.upsampling = settings.strides, settings.upsampling
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = nn.Dropout(dropout_of(settings, "contracted"))
         self.down = nn.ModuleList(
             block(settings, *numbers)
             for numbers in zip([channels, *outputs], widths, outputs, strict=False)

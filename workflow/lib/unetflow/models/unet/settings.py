@@ -25,7 +25,12 @@ class UNetSettings(NetworkSettings):
         64, "channels of the first level, doubled at each further one", ge=1, le=512
     )
     depth: Annotated[int, OR_AUTO] = setting(4, "number of poolings", ge=1, le=7)
-    dropout: float = setting(0.5, "at the end of the contracting path", ge=0, lt=1)
+    dropout: float = setting(0.5, "share of features left out in training", ge=0, lt=1)
+    dropout_at: Literal["contracted", "convolutions"] = setting(
+        "contracted",
+        "the end of the contracting path, its last two levels (the paper); or every convolution of "
+        "the blocks (tf_unet)",
+    )
     padding: Literal["valid", "zeros"] = setting(
         "valid",
         "valid: convolutions do not pad, the image is mirrored at its border (the paper); zeros: "
