@@ -70,7 +70,7 @@ def scores_of_whole(compared: Comparison) -> dict[str, float]:
         for array in (
             compared.classes,
             compared.instances,
-            compared.prediction.array,
+            compared.foreground.array,
             compared.segmentation.array,
         )
     ]
@@ -130,7 +130,7 @@ def test_surfaces_are_those_of_the_whole_within_the_frame(place: Path) -> None:
         compared = comparison(place, 7, (3, 12, 14), border=1, by_plane=by_plane, block=(1, 5, 5))
         classes = compared.classes[:, 1:-1, 1:-1]
         predicted = np.concatenate(
-            [1 - compared.prediction.array.sum(axis=0, keepdims=True), compared.prediction.array]
+            [1 - compared.foreground.array.sum(axis=0, keepdims=True), compared.foreground.array]
         ).argmax(axis=0)[:, 1:-1, 1:-1]
         planes = range(3) if by_plane else (slice(None),)
         rows = [

@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unetflow.datasets.prepare import prepare
+from unetflow.evaluation import evaluate_image
+from unetflow.metrics.surface import surface_scores
 from unetflow.nifti import write_nifti, write_nifti_of_volume, write_niftis
 from unetflow.predicted import metadata
 from unetflow.settings.datasets import DatasetSettings
+from unetflow.settings.evaluation import EvaluateSettings
 from unetflow.settings.prediction import PredictSettings
-from unetflow.store import Image, create_image, open_image
+from unetflow.store import Image, add_label, create_image, open_image
 from unetflow.volumes import open_volume
 from unetflow.voxels import resampled, resampled_classes, resampled_ids
 
@@ -131,6 +134,48 @@ def test_images_of_a_dataset_come_back_where_their_files_lay(
     found.CopyInformation(mask)
     both.Execute(found, mask)
     assert both.GetDiceCoefficient() > (0.9 if finer else 0.9999)
+
+
+def test_scores_are_those_of_the_grid_that_was_annotated(tmp_path: Path) -> None:
+    path = scan(tmp_path / "scan1.nii", "RAS")
+    image = sitk.ReadImage(str(path))
+    drawn = classes_of(sitk.GetArrayFromImage(image))
+    drawn[:, ::3] = 0  # as fine as no voxel of the network is
+    mask = sitk.GetImageFromArray(drawn)
+    mask.CopyInformation(image)
+    sitk.WriteImage(mask, str(tmp_path / "mask1.nii"))
+    classes = {name: value for value, name in enumerate(NAMES)}
+    layout = {"kind": "medical", "images": "scan*.nii", "masks": "mask*.nii", "classes": classes}
+    coarse = {"z": 3000.0, "y": 1500.0, "x": 1500.0}
+    dataset = DatasetSettings(name="made", layout=layout, resample_um=coarse)
+    prepare(dataset, tmp_path, tmp_path / "made", tmp_path / "index.json", "key")
+    truth, file = open_image(tmp_path / "made/1"), tmp_path / "predictions/1"
+    prediction = open_image(predict(truth, file))
+    assert truth.array.shape != drawn.shape
+    objects = (classes_of(truth.array[...]) > 0).astype(np.uint32)
+    add_label(file, "found", "zyx", objects, truth.voxel_size_um)
+    segmentation = open_image(file / "labels/found")
+    model = {"class_names": NAMES, "network": {"dimensions": 3}}
+    settings = EvaluateSettings(surface_tolerance=1, surface_unit="mm", plane_by_plane=False)
+    scores, levels = evaluate_image(truth, prediction, segmentation, model, settings)
+    assert set(levels.sum(axis=(1, 2))) == {drawn.size}
+
+    # What SimpleITK says of the classes that are exported on that grid
+    write_niftis([file], tmp_path / "made", tmp_path / "nifti")
+    found = sitk.ReadImage(str(tmp_path / "nifti/1.nii.gz"))
+    overlap = sitk.LabelOverlapMeasuresImageFilter()
+    overlap.Execute(found, mask)
+    spacing = image.GetSpacing()[::-1]
+    for value, name in enumerate(NAMES):
+        if value:
+            assert scores[f"dice_{name}"] == pytest.approx(overlap.GetDiceCoefficient(value))
+            masks = drawn == value, sitk.GetArrayFromImage(found) == value
+            surfaces = surface_scores(*masks, spacing, 1)
+            assert scores[f"hausdorff_{name}"] == pytest.approx(surfaces["hausdorff"], rel=1e-5)
+    # Planes that are held out are those that the network has seen
+    _, levels = evaluate_image(truth, prediction, segmentation, model, settings, tested_planes=2)
+    planes, *extents = truth.array.shape
+    assert set(levels.sum(axis=(1, 2))) == {planes // 2 * np.prod(extents)}
 
 
 def test_a_volume_of_another_format_lies_at_the_origin(tmp_path: Path) -> None:

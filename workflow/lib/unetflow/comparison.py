@@ -22,7 +22,6 @@ from unetflow import axes as axis_rules
 from unetflow.labelling import Grid, Index, Region
 from unetflow.metrics.boundary import REACH
 from unetflow.metrics.probabilities import LEVELS
-from unetflow.predicted import probabilities
 from unetflow.progress import track
 from unetflow.scoring import (
     Counts,
@@ -50,7 +49,9 @@ class Comparison:
     classes, instances : arrays, or what reads regions of them when indexed
         True ones. Without instances (None), they are the connected components of what is not
         class 0: the truth is read once more to find them.
-    prediction, segmentation : Image
+    foreground : Image
+        Probabilities of all classes but background, (classes - 1, ...).
+    segmentation : Image
     class_names : sequence of str
     border : int
         Width of the frame that is left out, in pixels.
@@ -66,7 +67,7 @@ class Comparison:
 
     classes: Any
     instances: Any
-    prediction: Image
+    foreground: Image
     segmentation: Image
     class_names: Sequence[str]
     border: int = 0
@@ -132,7 +133,7 @@ class Comparison:
             slice(c.start - g.start, c.stop - g.start) for c, g in zip(core, grown, strict=True)
         )
         known, found = self.read(self.classes, grown), self.read(self.segmentation.array, grown)
-        true_instances, foreground = ids(index), probabilities(self.prediction, self.framed(core))
+        true_instances, foreground = ids(index), self.probabilities(core)
         if not self.by_plane:
             return [count(known, true_instances, foreground, found, own)]
         planes = zip(known, true_instances, foreground.swapaxes(0, 1), found, strict=True)
@@ -161,10 +162,14 @@ class Comparison:
         for first in planes:
             region = (first, *(slice(0, extent) for extent in shape[1:]))
             known = self.read(self.classes, region)
-            predicted = most_probable(probabilities(self.prediction, self.framed(region)))
+            predicted = most_probable(self.probabilities(region))
             how = size[-known.ndim :], tolerance, self.regions, points
             scored.append(score_surfaces(known, predicted, self.class_names, *how))
         return mean(scored)
+
+    def probabilities(self, region: tuple[Any, ...]) -> NDArray[np.float32]:
+        """Of the classes but background, (classes - 1, ...), in a region."""
+        return np.asarray(self.foreground.array[(slice(None), *self.framed(region))])
 
     def framed(self, region: tuple[Any, ...]) -> tuple[Any, ...]:
         """Where a region lies in the image."""
@@ -184,7 +189,7 @@ def mean(scored: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def compare(
     classes: Any,
     instances: Any,
-    prediction: Image,
+    foreground: Image,
     segmentation: Image,
     model: Mapping[str, Any],
     settings: EvaluateSettings,
@@ -194,7 +199,7 @@ def compare(
     return Comparison(
         classes,
         instances,
-        prediction,
+        foreground,
         segmentation,
         model["class_names"],
         settings.ignore_border,

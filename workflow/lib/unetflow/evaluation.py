@@ -17,13 +17,14 @@ from unetflow.metrics.membranes import challenge_scores
 from unetflow.metrics.probabilities import LEVELS
 from unetflow.packs import Pack
 from unetflow.predicted import foreground as foreground_of
-from unetflow.predicted import open_prediction
+from unetflow.predicted import open_prediction, probability_image
 from unetflow.progress import log, track
 from unetflow.regression import regression_of
 from unetflow.settings.evaluation import EvaluateSettings
-from unetflow.store import NOT_ANNOTATED, Image, open_image, read_json, write_text
+from unetflow.store import NOT_ANNOTATED, SOURCE, Image, open_image, read_json, write_text
 from unetflow.truths import UnusableTruth, open_truth, truth_arrays
 from unetflow.value_scores import ValueScores, volume_scores
+from unetflow.voxels import on_grid
 
 
 def evaluate_image(
@@ -38,12 +39,20 @@ def evaluate_image(
 
     Of a stack that was predicted plane by plane, the mean over its planes; NaN is what is not
     defined. Where only some planes are tested, no other pixel counts.
+
+    Of an image that was prepared with voxels of another size, scores are those on the grid that it
+    was annotated on: probabilities are interpolated linearly, objects are those of the nearest
+    voxel. Only tested planes are planes of what the network has seen.
     """
     classes, known = truth_arrays(truth, segmentation.array.shape, model["class_names"])
+    found, drawn = probability_image(prediction), Path(truth.path, "labels", SOURCE + "classes")
     if tested_planes is not None:
         classes = HeldOutPlanes(classes, tested_planes)
-    compared = compare(classes, known, prediction, segmentation, model, settings)
-    return all_scores(compared, settings)
+    elif drawn.is_dir():
+        source, known = open_image(drawn), truth.label(SOURCE + "instances")
+        classes, grid = source.array, (source.spatial_shape, source.voxel_size_um)
+        found, segmentation = on_grid(found, *grid), on_grid(segmentation, *grid, nearest=True)
+    return all_scores(compare(classes, known, found, segmentation, model, settings), settings)
 
 
 def all_scores(
@@ -190,7 +199,8 @@ def evaluate_volume(
             if regression is None:
                 segmentation = open_image(Path(paths["segmentation"]))
                 known = open_truth(paths["truth"], segmentation.array.shape, model["class_names"])
-                compared = compare(*known, prediction, segmentation, model, settings)
+                found = probability_image(prediction)
+                compared = compare(*known, found, segmentation, model, settings)
                 scores, _ = all_scores(compared, settings)
             else:
                 of = facts["volume"], paths["truth"], prediction, regression

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ from numpy.typing import NDArray
 
 from unetflow.formats.medical import is_series, placement_of, require_simpleitk
 from unetflow.formats.placement import Placement, of_voxels
-from unetflow.predicted import holds_values, open_prediction, probabilities
+from unetflow.predicted import holds_values, open_prediction, probability_image
 from unetflow.progress import track
 from unetflow.scoring import most_probable
 from unetflow.store import Image, replacing
 from unetflow.volumes import MEDICAL
-from unetflow.voxels import Resampled
+from unetflow.voxels import on_grid
 
 PLANES = 16
 """That are read at once."""
@@ -126,35 +125,11 @@ def classes_on(
     prediction: Image, shape: tuple[int, ...], voxel_size_um: Mapping[str, float]
 ) -> NDArray[np.uint8]:
     """Most probable class (z, y, x) on a grid that begins where the prediction's does."""
-    found: Any = Foreground(prediction)
+    found = probability_image(prediction)
     if prediction.spatial_shape != shape:
-        sizes = prediction.voxel_size_um
-        steps = tuple(voxel_size_um[axis] / sizes[axis] for axis in "zyx")
-        found = Resampled(Image("", found, "czyx", {}), steps, shape)
+        found = on_grid(found, shape, voxel_size_um)
     classes = np.empty(shape, np.uint8)
     for start in range(0, shape[0], PLANES):
         planes = slice(start, min(start + PLANES, shape[0]))
-        classes[planes] = most_probable(found[:, planes, : shape[1], : shape[2]])
+        classes[planes] = most_probable(found.array[:, planes])
     return classes
-
-
-@dataclass(frozen=True)
-class Foreground:
-    """Probabilities (classes - 1, z, y, x) of all classes but background, read when indexed."""
-
-    prediction: Image
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of probabilities."""
-        return np.dtype(np.float32)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Extents along all axes."""
-        count = probabilities(self.prediction, (slice(0, 1),) * 3).shape[0]
-        return (count, *self.prediction.spatial_shape)
-
-    def __getitem__(self, index: Any) -> NDArray[np.float32]:
-        """Probabilities of a region, of all classes."""
-        return probabilities(self.prediction, tuple(index[1:]))

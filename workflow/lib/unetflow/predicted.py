@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from unetflow import axes as axis_rules
 from unetflow.regression import regression_of
 from unetflow.settings.prediction import PredictSettings
 from unetflow.store import Image, open_image
@@ -172,6 +174,37 @@ def probabilities(image: Image, index: tuple[Any, ...] = ()) -> NDArray[np.float
         for name, channel in zip(facts["channels"], values, strict=True):
             result[classes.index(name)] = channel / scale
     return result[1:]
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """Probabilities (classes - 1, ...) of all classes but background, read when indexed.
+
+    The first part of an index must be all classes.
+    """
+
+    prediction: Image
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of a probability."""
+        return np.dtype(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents along all axes."""
+        spatial = self.prediction.spatial_shape
+        return (len(probabilities(self.prediction, (slice(0, 1),) * len(spatial))), *spatial)
+
+    def __getitem__(self, index: Any) -> NDArray[np.float32]:
+        """Probabilities of a region, of all classes."""
+        return probabilities(self.prediction, tuple(index[1:]))
+
+
+def probability_image(prediction: Image) -> Image:
+    """Probabilities of all classes but background, whatever of them is stored, as an image."""
+    axes = "c" + axis_rules.spatial(prediction.axes)
+    return Image(prediction.path, Probabilities(prediction), axes, prediction.voxel_size_um)
 
 
 def foreground(image: Image, index: tuple[Any, ...] = ()) -> NDArray[np.float32]:

@@ -31,6 +31,9 @@ NOT_ANNOTATED = 255
 TARGET = "target"
 """Name of the image beside an image's levels that holds its true values."""
 
+SOURCE = "source_"
+"""Beginning of the names of labels as drawn, beside those of voxels of another size."""
+
 AXIS_TYPES = {"t": "time", "c": "channel"}
 PARTIAL = ".partial"
 """Ending of what is being written and takes its name once it is whole."""

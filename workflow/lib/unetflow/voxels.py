@@ -64,6 +64,14 @@ def steps_to(image: Image, voxel_size_um: Mapping[Any, float]) -> tuple[float, .
     )
 
 
+def on_grid(
+    image: Image, shape: tuple[int, ...], voxel_size_um: Mapping[str, float], nearest: bool = False
+) -> Image:
+    """Return an image on a grid that begins where its own does, see `Resampled`."""
+    array = Resampled(image, steps_to(image, voxel_size_um), shape, nearest)
+    return Image(image.path, array, image.axes, {**voxel_size_um})
+
+
 def resampled_classes(labels: NDArray[np.integer], steps: Sequence[float]) -> NDArray[np.integer]:
     """Return classes with voxels of another size: where each is interpolated, the largest.
 
@@ -84,16 +92,13 @@ def resampled_classes(labels: NDArray[np.integer], steps: Sequence[float]) -> ND
 
 def resampled_ids(labels: NDArray[np.integer], steps: Sequence[float]) -> NDArray[np.integer]:
     """Return ids with voxels of another size, each that of the nearest voxel."""
-    of = Resampled(Image("", labels, "zyx"[-labels.ndim :], {}), tuple(steps))
-    for axis, extent in enumerate(of.shape):
-        below, above, share = of.places(axis, list(range(extent)))
-        labels = np.take(labels, np.where(share > 0.5, above, below), axis)
-    return labels
+    of = Image("", labels, "zyx"[-labels.ndim :], {})
+    return np.asarray(Resampled(of, tuple(steps), nearest=True)[...])
 
 
 @dataclass(frozen=True)
 class Resampled:
-    """A volume between whose voxels is interpolated, read when indexed.
+    """A volume between whose voxels is interpolated linearly, read when indexed.
 
     A voxel is the same whatever region it is read in. It is indexed with an int or a slice for each
     axis; channels stay as they are.
@@ -104,16 +109,19 @@ class Resampled:
         Extent of a voxel along each spatial axis, in those of the volume.
     extents : tuple of int, optional
         Voxels along each spatial axis, where they are others than those that cover the volume.
+    nearest : bool
+        Each voxel is the nearest one instead, as ids take it.
     """
 
     image: Image
     steps: tuple[float, ...]
     extents: tuple[int, ...] | None = None
+    nearest: bool = False
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of what is interpolated."""
-        return np.dtype(np.float32)
+        """Of a voxel."""
+        return np.dtype(self.image.array.dtype if self.nearest else np.float32)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -125,7 +133,7 @@ class Resampled:
         sizes = zip(spatial, self.steps, strict=True)
         return lead + tuple(max(1, round(extent / step)) for extent, step in sizes)
 
-    def __getitem__(self, index: Any) -> NDArray[np.float32]:
+    def __getitem__(self, index: Any) -> NDArray[Any]:
         """Voxels (channel, *region)."""
         wanted = positions(index, self.shape)
         spatial = wanted[-len(self.steps) :]
@@ -133,12 +141,15 @@ class Resampled:
             self.places(axis, [part] if isinstance(part, int) else list(part))
             for axis, part in enumerate(spatial)
         ]
-        pixels = self.image.region(span(places)).astype(np.float32)
+        pixels = self.image.region(span(places)).astype(self.dtype, copy=False)
         for axis, (below, above, share) in enumerate(places, start=1):
             first = np.take(pixels, below - below[0], axis)
             second = np.take(pixels, above - below[0], axis)
             share = share.reshape([-1 if i == axis else 1 for i in range(pixels.ndim)])
-            pixels = first * (1 - share) + second * share
+            if self.nearest:
+                pixels = np.where(share > 0.5, second, first)
+            else:
+                pixels = first * (1 - share) + second * share
         drop = tuple(0 if isinstance(part, int) else slice(None) for part in spatial)
         pixels = pixels[(slice(None), *drop)]
         if "c" not in self.image.axes:

@@ -19,6 +19,7 @@ from unetflow.progress import track
 from unetflow.separation import separate
 from unetflow.settings.datasets import DatasetSettings
 from unetflow.store import (
+    SOURCE,
     TARGET,
     Image,
     add_label,
@@ -40,8 +41,9 @@ def prepare(dataset: DatasetSettings, root: Path, images: Path, index: Path, key
     images : Path
         Folder of OME-Zarr images, complete or absent: labels/classes is uint8 with 255 = not
         annotated, labels/instances uint32 with 0 = background, labels/markers uint32 with the
-        labels of true tracks, where known; target is an image of float32 (channel, *spatial) where
-        the truth are values.
+        labels of true tracks, where known; where voxels are resampled labels/source_classes and
+        labels/source_instances are those that were drawn; target is an image of float32 (channel,
+        *spatial) where the truth are values.
     index : Path
         JSON: `key`, `class_names`, `target_names` (channels of true values), `class_counts` (pixels
         per class, all images together),
@@ -101,7 +103,10 @@ def write_source(
     grid = Grid({}, {}) if source.read_grid is None else source.read_grid()
     size = {axis: um for axis, um in dataset.voxel_size_um.items() if axis in spatial}
     size |= grid.voxel_size_um
+    drawn: dict[str, Mask | None] = {}
+    drawn_size = size
     if dataset.resample_um is not None:
+        drawn = {SOURCE + "classes": classes, SOURCE + "instances": instances}
         image = Image(source.file, pixels, axes, size)
         finer = resampled(image, dataset.resample_um, "dataset.resample_um")
         steps = steps_to(image, dataset.resample_um)
@@ -118,19 +123,20 @@ def write_source(
     stored[...] = pixels
     counts = np.zeros((2, classes_known), np.int64)
     if classes is not None:
-        drawn = classes.astype(np.uint8)
-        add_label(path, "classes", spatial, drawn, size)
-        divided = drawn if instances is None else separate(drawn, instances)
-        for which, labels in enumerate((drawn, divided)):
+        divided = classes if instances is None else separate(classes.astype(np.uint8), instances)
+        for which, labels in enumerate((classes, divided)):
             counts[which] = np.bincount(labels.ravel(), minlength=256)[: counts.shape[1]]
-    if instances is not None:
-        add_label(path, "instances", spatial, instances.astype(np.uint32), size)
-    if markers is not None:
-        add_label(path, "markers", spatial, markers.astype(np.uint32), size)
+    prepared = {"classes": classes, "instances": instances, "markers": markers}
+    for masks, of in ((prepared, size), (drawn, drawn_size)):
+        for name, mask in masks.items():
+            if mask is not None:
+                dtype = np.uint8 if name.endswith("classes") else np.uint32
+                add_label(path, name, spatial, mask.astype(dtype), of)
     if target is not None:
         values = np.asarray(target, np.float32)
         create_image(path / TARGET, "c" + spatial, values.shape, np.float32, size)[...] = values
-    parts = [part for part in (pixels, classes, instances, markers, target) if part is not None]
+    every = (pixels, classes, instances, markers, target, *drawn.values())
+    parts = [part for part in every if part is not None]
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
     entry = {
         "image": source.name,

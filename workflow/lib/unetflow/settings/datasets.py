@@ -245,7 +245,8 @@ class DatasetSettings(Settings):
     resample_um: dict[Literal["z", "y", "x"], Annotated[float, Field(gt=0)]] | None = setting(
         None,
         "images are prepared with voxels of this size: grey values linearly, classes by the "
-        "largest of their linear shares, instances by the nearest voxel; null: as they are",
+        "largest of their linear shares, instances by the nearest voxel; scores are those on the "
+        "grid that was annotated; null: as they are",
         "µm",
     )
     layout: Layout
