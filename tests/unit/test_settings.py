@@ -321,6 +321,17 @@ def test_a_tile_that_a_padded_network_cannot_divide_an_image_into_names_the_smal
     parse(ExperimentSettings, having(model__padding="zeros", predict__tile=smallest), "F")
 
 
+@pytest.mark.parametrize("kind", ["instance", "group"])
+def test_statistics_that_are_stored_are_of_images_of_one_contrast(
+    tmp_path: Path, kind: str
+) -> None:
+    message = mistake(tmp_path, having(model__normalisation=kind))
+    assert "one contrast" in message
+    assert "got intensity.source training; set that to image" in message
+    having_both = having(model__normalisation=kind, intensity__source="image")
+    assert ExperimentSettings(**having_both).model.normalisation == kind
+
+
 def test_batch_normalisation_is_not_divided_among_devices(tmp_path: Path) -> None:
     content = having(model__normalisation="batch", train__devices=2, train__batch=2)
     assert "must see all of a batch: got train.devices 2, which divide it" in mistake(

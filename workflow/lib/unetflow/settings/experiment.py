@@ -231,6 +231,18 @@ class ExperimentSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _stored_statistics_fit_every_image(self) -> Self:
+        # A tile's own are not those of its image: predictions take the mean of training's instead.
+        kind = getattr(self.model, "normalisation", "none")
+        if kind in ("instance", "group") and self.intensity.source != "image":
+            raise ValueError(
+                f"model.normalisation {kind} must have images of one contrast, since it predicts "
+                "with the statistics that training stored: got intensity.source "
+                f"{self.intensity.source}; set that to image, or normalisation to layer or batch"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _weights_come_from_one_place(self) -> Self:
         pretrained = isinstance(self.model, VggSettings) and self.model.pretrained is not None
         if self.train.start_from is not None and pretrained:

@@ -39,10 +39,11 @@ class UNetSettings(NetworkSettings):
     )
     normalisation: Literal["none", "batch", "instance", "group", "layer"] = setting(
         "none",
-        "before each ReLU; batch (3D U-Net): by the statistics of a batch, at prediction by stored "
-        "ones; instance and group: by those of each channel of a patch, or of 16 channels "
-        "together, at prediction by stored ones, since a tile's own would not be those of the "
-        "image; layer: by those of the channels of each pixel (ConvNeXt)",
+        "before each ReLU; batch (as in the 3D U-Net): by the statistics of a batch; instance and "
+        "group: by those of each channel of a patch, or of 16 channels together, with "
+        "intensity.source image; at prediction these three by the mean of training's, since a "
+        "tile's own would not be those of the image; layer: by those of the channels of each pixel "
+        "(ConvNeXt)",
     )
     blocks: Literal["plain", "residual"] = setting(
         "plain",
