@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from numpy.typing import NDArray
 from skimage.measure import label
 
 from unetflow.comparison import Comparison
+from unetflow.judging import open_truth
 from unetflow.scoring import score_plane, score_surfaces
 from unetflow.store import NOT_ANNOTATED, Image, add_label, create_image, open_image
-from unetflow.truths import UnusableTruth, block_of, open_truth, some_ids
+from unetflow.truths import UnusableTruth, block_of, some_ids
 
 NAMES = ("background", "cell", "wall")
 
@@ -40,6 +42,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("image")
     zarr.create_group(path, overwrite=True)
     return path
+
+
+def truth_at(place: Path, shape: tuple[int, ...], names: Sequence[str]) -> tuple[Any, Any]:
+    """Open a truth of a volume of these extents."""
+    volume = Image(place, np.zeros(shape, np.uint8), "zyx"[-len(shape) :], {})
+    return open_truth(place, volume, volume, names)[:2]
 
 
 def comparison(place: Path, seed: int, shape: tuple[int, ...], **options: Any) -> Comparison:
@@ -180,20 +188,20 @@ def test_a_truth_that_breaks_while_it_is_read_is_unusable(
 ) -> None:
     broken = Image("there", Failing(), "zyx", {})  # type: ignore[arg-type]
     monkeypatch.setattr("unetflow.truths.open_volume", lambda place: broken)
-    classes, known = open_truth(tmp_path, (300, 300, 300), ["a", "b"])
+    classes, known = truth_at(tmp_path, (300, 300, 300), ["a", "b"])
     first = (slice(0, 16),) * 3
     assert classes[first].max() == 1
     assert known[first].max() == 16**3 - 1
     with pytest.raises(UnusableTruth, match=r"^bad chunk$"):
         known[(slice(256, 300),) * 3]
     with pytest.raises(UnusableTruth, match="must have the extents"):
-        open_truth(tmp_path, (3, 3, 3), ["a", "b"])
+        truth_at(tmp_path, (3, 3, 3), ["a", "b"])
 
 
 def test_a_label_image_is_its_own_classes(tmp_path: Path) -> None:
     labels = np.array([[0, 300, 2], [0, 0, 70_000]], np.uint32)
     create_image(tmp_path / "ids", "yx", labels.shape, np.uint32, {})[...] = labels
-    classes, known = open_truth(tmp_path / "ids", labels.shape, ["a", "b"])
+    classes, known = truth_at(tmp_path / "ids", labels.shape, ["a", "b"])
     region = (slice(0, 2), slice(1, 3))
     assert classes[region].tolist() == [[1, 1], [0, 1]]
     assert known[region].tolist() == [[300, 2], [0, 70_000]]
@@ -218,7 +226,7 @@ def test_labels_that_cannot_be_scored_are_the_truths_fault(
     add_label(tmp_path / "truth", name, "yx", labels, {})
 
     def read() -> None:
-        for part in open_truth(tmp_path / "truth", (4, 5), ["background", "cell"]):
+        for part in truth_at(tmp_path / "truth", (4, 5), ["background", "cell"]):
             assert part is not None
             assert part[...].shape == (4, 5)
 
@@ -231,6 +239,6 @@ def test_255_beside_1_in_8_bits_is_not_annotated(tmp_path: Path) -> None:
     names = ["background", "cell"]
     for pixels, classes in ((mask, mask), (mask // 255 * 255, mask // 255)):
         tifffile.imwrite(tmp_path / "mask.tif", pixels, photometric="minisblack")
-        known, instances = open_truth(tmp_path / "mask.tif", mask.shape, names)
+        known, instances = truth_at(tmp_path / "mask.tif", mask.shape, names)
         assert instances is None
         np.testing.assert_array_equal(known[...], classes)

@@ -259,7 +259,7 @@ def write_images(
     add_label(paths[0], "classes", axes, (truth > 0).astype(np.uint8), {})
     add_label(paths[0], "instances", axes, truth, {})
     foreground = (predicted > 0)[None].astype(np.float16)
-    create_image(paths[1], "c" + axes, foreground.shape, np.float16, {})[...] = foreground
+    create_image(paths[1], "c" + axes, foreground.shape, np.float16, size or {})[...] = foreground
     create_image(paths[2], axes, predicted.shape, np.uint32, size or {})[...] = predicted
     return paths
 
@@ -342,7 +342,7 @@ def test_ids_tell_no_classes_to_a_network_of_three(tmp_path: Path) -> None:
 def test_a_truth_of_another_shape_is_refused(tmp_path: Path) -> None:
     paths = write_images(tmp_path / "a", picture(), picture(), "yx")
     other = write_images(tmp_path / "b", picture()[:-1], picture()[:-1], "yx")
-    with pytest.raises(ValueError, match=r"extents \(24, 30\) of the volume: it has \(23, 30\)"):
+    with pytest.raises(ValueError, match=r"extents \(24, 30\) of the volume, .* it has \(23, 30\)"):
         evaluated([other[0], *paths[1:]])
 
 
@@ -419,6 +419,23 @@ def test_a_volume_is_scored_by_labels_or_by_a_label_image(tmp_path: Path) -> Non
         assert table.columns.tolist() == ["metric", "value", "reason"]
         found = dict(zip(table["metric"], table["value"], strict=True))
         assert found == pytest.approx(evaluated(paths), rel=1e-5), place
+
+
+def test_a_volume_is_scored_on_the_grid_of_a_truth_that_covers_it(tmp_path: Path) -> None:
+    coarse = picture(1, (12, 15))
+    fine = np.kron(coarse, np.ones((2, 2), np.uint32))
+    write_images(tmp_path, coarse, coarse, "yx", {"y": 1.0, "x": 1.0})
+    create_image(tmp_path / "ids", "yx", fine.shape, np.uint32, {"y": 0.5, "x": 0.5})[...] = fine
+    found = volume_table(tmp_path, tmp_path / "ids").set_index("metric")["value"]
+    # Rectangles come back to the voxel: their corners are 9 / 16 of what is interpolated there.
+    assert (found["mean_iou"], found["dice_cell"], found["pixel_error"]) == (1, 1, 0)
+    shifted = np.roll(fine, 1, axis=1)
+    create_image(tmp_path / "ids", "yx", fine.shape, np.uint32, {"y": 0.5, "x": 0.5})[...] = shifted
+    found = volume_table(tmp_path, tmp_path / "ids").set_index("metric")["value"]
+    assert found["pixel_error"] == pytest.approx(((fine > 0) != (shifted > 0)).mean(), rel=1e-5)
+    create_image(tmp_path / "ids", "yx", fine.shape, np.uint32, {"y": 0.7, "x": 0.5})[...] = fine
+    reason = volume_table(tmp_path, tmp_path / "ids")["reason"].item()
+    assert "extents (12, 15) of the volume, or state voxels that cover it" in reason
 
 
 @pytest.mark.parametrize("value", [1, 255])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from unetflow.annotation import HeldOutPlanes
 from unetflow.comparison import Comparison, compare
+from unetflow.judging import Judged, on_grid_of_truth, open_truth
 from unetflow.metrics.membranes import challenge_scores
 from unetflow.metrics.probabilities import LEVELS
 from unetflow.packs import Pack
@@ -21,10 +22,9 @@ from unetflow.predicted import open_prediction, probability_image
 from unetflow.progress import log, track
 from unetflow.regression import regression_of
 from unetflow.settings.evaluation import EvaluateSettings
-from unetflow.store import NOT_ANNOTATED, SOURCE, Image, open_image, read_json, write_text
-from unetflow.truths import UnusableTruth, open_truth, truth_arrays
+from unetflow.store import NOT_ANNOTATED, Image, open_image, read_json, write_text
+from unetflow.truths import UnusableTruth, truth_arrays
 from unetflow.value_scores import ValueScores, volume_scores
-from unetflow.voxels import on_grid
 
 
 def evaluate_image(
@@ -44,15 +44,13 @@ def evaluate_image(
     was annotated on: probabilities are interpolated linearly, objects are those of the nearest
     voxel. Only tested planes are planes of what the network has seen.
     """
-    classes, known = truth_arrays(truth, segmentation.array.shape, model["class_names"])
-    found, drawn = probability_image(prediction), Path(truth.path, "labels", SOURCE + "classes")
-    if tested_planes is not None:
-        classes = HeldOutPlanes(classes, tested_planes)
-    elif drawn.is_dir():
-        source, known = open_image(drawn), truth.label(SOURCE + "instances")
-        classes, grid = source.array, (source.spatial_shape, source.voxel_size_um)
-        found, segmentation = on_grid(found, *grid), on_grid(segmentation, *grid, nearest=True)
-    return all_scores(compare(classes, known, found, segmentation, model, settings), settings)
+    found = probability_image(prediction)
+    if tested_planes is None:
+        judged = on_grid_of_truth(truth, found, segmentation, model["class_names"])
+    else:
+        classes, known = truth_arrays(truth, segmentation.spatial_shape, model["class_names"])
+        judged = Judged(HeldOutPlanes(classes, tested_planes), known, found, segmentation)
+    return all_scores(compare(*judged, model, settings), settings)
 
 
 def all_scores(
@@ -198,10 +196,10 @@ def evaluate_volume(
         try:
             if regression is None:
                 segmentation = open_image(Path(paths["segmentation"]))
-                known = open_truth(paths["truth"], segmentation.array.shape, model["class_names"])
                 found = probability_image(prediction)
-                compared = compare(*known, found, segmentation, model, settings)
-                scores, _ = all_scores(compared, settings)
+                names = model["class_names"]
+                judged = open_truth(paths["truth"], found, segmentation, names)
+                scores, _ = all_scores(compare(*judged, model, settings), settings)
             else:
                 of = facts["volume"], paths["truth"], prediction, regression
                 scores = volume_scores(*of, model, settings)

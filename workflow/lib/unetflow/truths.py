@@ -126,23 +126,6 @@ class TrueValues:
         return found
 
 
-def open_truth(
-    place: Path | str, shape: Sequence[int], class_names: Sequence[str]
-) -> tuple[Any, Any]:
-    """Classes, and instances or None, of a volume's truth at a place, see `truth_arrays`.
-
-    Raises
-    ------
-    UnusableTruth
-        Here, and when what is returned is read.
-    """
-    try:
-        classes, known = truth_arrays(open_volume(place), shape, class_names)
-    except Exception as error:
-        raise UnusableTruth(one_line(error)) from error
-    return Guarded(classes, len(class_names)), None if known is None else Guarded(known)
-
-
 def truth_arrays(truth: Image, shape: Sequence[int], class_names: Sequence[str]) -> tuple[Any, Any]:
     """Classes, and instances or None, of a truth: its labels, or else what its own pixels are.
 
@@ -171,8 +154,8 @@ def truth_arrays(truth: Image, shape: Sequence[int], class_names: Sequence[str])
             continue
         if labels.shape != tuple(shape):
             raise ValueError(
-                f"{truth.path}: truth must have the extents {tuple(shape)} of the volume: it has "
-                f"{labels.shape}; name the truth of this volume"
+                f"{truth.path}: truth must have the extents {tuple(shape)} of the volume, or state "
+                f"voxels that cover it: it has {labels.shape}; name the truth of this volume"
             )
         if labels.dtype.kind not in "iub":
             raise ValueError(
