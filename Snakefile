@@ -35,6 +35,11 @@ rule all:
         expand(rules.check_archive.output, archive=ARCHIVES),
 
 
+# Each job that ends would have Snakemake look for jobs once more in every second of the rest of the run
+onstart:
+    workflow.scheduler.job_rate_limiter = None
+
+
 # Data that are bad are results; of what else fails the summaries of archives tell as well.
 onerror:
     tell_of_crash()

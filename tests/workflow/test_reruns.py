@@ -110,3 +110,12 @@ def test_what_concerns_volumes_alone_leaves_an_experiments_images(project: Proje
     assert "predict_images" in project.would_run()  # the type is of both
     path.write_text(path.read_text().replace("dtype: uint8, ", "block_minutes: 5, "))
     assert not {"predict_images", "verify_tiling", "segment_images"} & project.would_run()
+
+
+def test_jobs_are_looked_for_once_after_each_that_ends(project: Project) -> None:
+    again = ("--forcerun", "compute_weights", "--until", "compute_weights")
+    found = project.snakemake("--verbose", "--cores", "1", *again).stdout
+    jobs = found.count("rule compute_weights:")
+    assert jobs > 2
+    # Not in each second of a job too, while others wait for its core
+    assert found.count("Ready jobs:") <= jobs + 1, found
