@@ -224,3 +224,48 @@ def test_a_volume_of_which_only_voxels_are_known_lies_at_the_origin() -> None:
     placement = of_voxels(volume.shape, {"z": 2000.0, "y": 500.0})
     assert placement.spacing_mm == (1.0, 0.5, 2.0)
     assert placement.in_file_order(volume).shape == volume.shape
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("code", ["LPS", "AIR"])
+def test_what_is_not_finite_is_refused_where_it_is_read(
+    tmp_path: Path, dtype: str, ending: str, bad: float, code: str
+) -> None:
+    """SimpleITK reads it as 0."""
+    pixels = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(dtype)
+    pixels[2, 3, 1] = bad
+    image = sitk.GetImageFromArray(pixels)
+    path = written(tmp_path / f"a{ending}", sitk.DICOMOrient(image, code))
+    volume = open_volume(path)
+    with pytest.raises(ValueError, match=r"/a\.nii.*: grey values must be finite: ") as caught:
+        volume.array[...]
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="grey values must be finite"):
+        volume.array[2:3, 3, :]
+    if ending == ".nii":  # of which no more is read than is asked for
+        np.testing.assert_array_equal(volume.array[:2], pixels[:2])
+
+
+def test_components_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 5, 6, 3), "f4")
+    pixels[3, 4, 5, 2] = np.nan
+    path = written(tmp_path / "a.nii", sitk.GetImageFromArray(pixels, isVector=True))
+    with pytest.raises(ValueError, match="grey values must be finite"):
+        open_volume(path).array[0, 0]
+
+
+def test_finite_values_of_the_other_byte_order_are_read(tmp_path: Path) -> None:
+    """Their bytes in the order of this machine would be NaN."""
+    pixels = np.full((2, 3, 4), np.float32(np.nan)).view("<u4").byteswap().view("<f4")
+    assert np.isfinite(pixels).all()
+    path = written(tmp_path / "a.nii", sitk.GetImageFromArray(pixels))
+    content = bytearray(path.read_bytes())
+    for start, count, size in ((0, 1, 4), (40, 8, 2), (70, 3, 2), (76, 11, 4), (252, 2, 2)):
+        field = np.frombuffer(content, f"<u{size}", count, start).astype(f">u{size}")
+        content[start : start + count * size] = field.tobytes()
+    for start in (*range(256, 328, 4), *range(352, len(content), 4)):
+        content[start : start + 4] = content[start : start + 4][::-1]
+    path.write_bytes(content)
+    np.testing.assert_array_equal(open_volume(path).array[...], pixels)

@@ -31,7 +31,7 @@ BRATS = {
     "masks": "**/{image}/{image}_seg.nii*",
     "classes": VALUES,
 }
-SLIVER = {
+SLIVER: dict[str, Any] = {
     "kind": "medical",
     "images": "**/liver-orig{image}.mhd",
     "masks": "**/liver-seg{image}.mhd",
@@ -186,6 +186,19 @@ def test_a_mask_with_fractions_is_refused(tmp_path: Path) -> None:
     brats(tmp_path, "a")
     write(tmp_path / "data/a/a_seg.nii.gz", mask([0, 1]) * np.float32(0.5))
     assert "a_seg.nii.gz: mask values must be whole numbers" in refused(tmp_path, **BRATS)
+
+
+@pytest.mark.parametrize("ending", ["nii", "nii.gz"])
+@pytest.mark.parametrize("kind", ["orig", "seg"])
+def test_values_that_are_not_finite_are_refused(tmp_path: Path, ending: str, kind: str) -> None:
+    """SimpleITK reads them as 0: what they mark would be background."""
+    write(tmp_path / f"liver-orig001.{ending}", grey(0).astype(np.float32))
+    write(tmp_path / f"liver-seg001.{ending}", mask([0, 1]).astype(np.float32))
+    holes = np.where(mask([0, 1]) == 1, np.float32(np.nan), 0)
+    write(tmp_path / f"liver-{kind}001.{ending}", holes)
+    patterns = {key: SLIVER[key].replace("mhd", ending) for key in ("images", "masks")}
+    line = refused(tmp_path, **SLIVER | patterns)
+    assert f"liver-{kind}001.{ending}: grey values must be finite: got NaN or infinite" in line
 
 
 def test_a_mask_of_real_numbers_that_are_whole_is_read(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import math
 import os
 from collections.abc import Sequence
 from itertools import islice
@@ -14,7 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetflow.formats.placement import Placement, nifti_spacing, require_spacing
+from unetflow.formats.nifti_header import (
+    is_nifti,
+    read_header,
+    read_through,
+    require_bytes,
+    stored_values,
+)
+from unetflow.formats.placement import Placement, require_spacing
 from unetflow.formats.source import Source, only, readable, whole
 
 KIND = "NIfTI or MetaImage file"
@@ -25,7 +30,6 @@ EVEN = 0.01
 SOME_FILES = 16
 """Of a folder, in which a list or a readme may lie beside the slices."""
 HEADER_BYTES = 2**16
-BLOCK_BYTES = 2**24
 
 
 def open_source(place: str, scene: str, level: str) -> Source:
@@ -47,9 +51,12 @@ def open_source(place: str, scene: str, level: str) -> Source:
     with readable(place, KIND):
         reader = reader_of(place)
         shape, components = reader.GetSize()[::-1], reader.GetNumberOfComponents()
-        stated = nifti_spacing(Path(place)) or reader.GetSpacing()[:3]
-        if place.lower().endswith(".nii"):
-            require_bytes(reader, Path(place).stat().st_size)
+        stated = reader.GetSpacing()[:3]
+        if is_nifti(place):
+            header = read_header(place)
+            stated = header.spacing_mm
+            if not place.lower().endswith(".gz"):
+                require_bytes(header, Path(place).stat().st_size)
         placement = placement_in(reader) if len(shape) > 2 else None
         flipped = (False,) * (len(shape) - 3) + placement.flipped if placement else ()
         pixels = Regions(place, shape, reader, streams(place, components), flipped)
@@ -167,19 +174,16 @@ def streams(place: str, components: int) -> bool:
     return path.suffix.lower() == ".nii" and components == 1
 
 
-def require_bytes(reader: Any, found: int) -> None:
-    """Refuse a NIfTI file that was cut, of which SimpleITK reads the rest as 0.
+def require_finite(place: str, finite: bool) -> None:
+    """Refuse values that are not finite, in the place of which SimpleITK gives 0 of a NIfTI file.
 
     Raises
     ------
     ValueError
-        If it has fewer bytes than its header says.
+        If they are not.
     """
-    facts = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
-    extents = [max(1, int(facts[f"dim[{axis}]"])) for axis in range(1, int(facts["dim[0]"]) + 1)]
-    need = int(float(facts["vox_offset"])) + math.prod(extents) * int(facts["bitpix"]) // 8
-    if found < need:
-        raise ValueError(f"it was cut: its header says {need} bytes, it has {found}")
+    if not finite:
+        raise ValueError(f"{place}: grey values must be finite: got NaN or infinite; repair it")
 
 
 class Regions:
@@ -231,16 +235,19 @@ class Regions:
         return self.read(tuple(slice(0, extent) for extent in self.shape))
 
     def check(self) -> None:
-        """Refuse a compressed NIfTI file that was cut or changed."""
-        if self.place.lower().endswith(".gz"):
-            with readable(self.place, KIND), gzip.open(self.place) as file:
-                count = sum(len(block) for block in iter(lambda: file.read(BLOCK_BYTES), b""))
-                require_bytes(reader_of(self.place), count)
+        """Refuse a NIfTI file that was cut or changed, or has values that are not finite."""
+        if is_nifti(self.place):
+            with readable(self.place, KIND):
+                finite = read_through(self.place)
+            require_finite(self.place, finite)
 
     def read(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
         """Pixels of a region, from the file."""
         import SimpleITK as sitk
 
+        if self.streams and is_nifti(self.place):
+            values = stored_values(self.place, self.shape)
+            require_finite(self.place, values is None or bool(np.isfinite(values[index]).all()))
         reader = reader_of(self.place)
         spatial, rest = index[: reader.GetDimension()], index[reader.GetDimension() :]
         ranges = [

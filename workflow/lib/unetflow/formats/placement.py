@@ -7,12 +7,8 @@ undone exactly.
 
 from __future__ import annotations
 
-import gzip
-import math
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -23,9 +19,6 @@ TOWARDS = {"L": "x", "R": "x", "P": "y", "A": "y", "S": "z", "I": "z"}
 
 LARGEST_MM = 1000.0
 """A voxel as large as a patient is a mistake of the header."""
-
-NIFTI_1, NIFTI_2 = 348, 540
-"""Bytes of a header, which is what it begins with."""
 
 
 @dataclass(frozen=True)
@@ -124,27 +117,3 @@ def require_spacing(place: str, stated_mm: Sequence[float]) -> None:
             f"{place}: voxels must be larger than 0 and smaller than {LARGEST_MM:g} mm: the header "
             f"says {found} (x, y, z); correct it (pixdim of NIfTI, ElementSpacing of MetaImage)"
         )
-
-
-def nifti_spacing(path: Path) -> tuple[float, ...] | None:
-    """Sizes of voxels, x first, that the header of a NIfTI file itself states; None of others.
-
-    SimpleITK takes 1 mm where it says 0, or no number; such a size is 0 here.
-    """
-    name = path.name.lower()
-    if not name.endswith((".nii", ".nii.gz")):
-        return None
-    with gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
-        header = file.read(NIFTI_2)
-    for order in "<>":
-        (size,) = struct.unpack_from(f"{order}i", header)
-        if size not in (NIFTI_1, NIFTI_2):
-            continue
-        if size == NIFTI_1:
-            (count,) = struct.unpack_from(f"{order}h", header, 40)
-            sizes = struct.unpack_from(f"{order}3f", header, 80)
-        else:
-            (count,) = struct.unpack_from(f"{order}q", header, 16)
-            sizes = struct.unpack_from(f"{order}3d", header, 112)
-        return tuple(size if math.isfinite(size) else 0.0 for size in sizes[: min(count, 3)])
-    return None
