@@ -219,6 +219,48 @@ def test_a_metaimage_without_sizes_is_refused(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("ending", [".mhd", ".mha"])
+def test_a_metaimage_that_says_no_size_is_refused(tmp_path: Path, ending: str) -> None:
+    """SimpleITK takes 1 mm."""
+    path = written(tmp_path / f"a{ending}", oriented("LPS"))
+    whole = path.read_bytes()
+    line = b"ElementSpacing = 0.5 0.75 3\n"
+    assert whole.count(line) == 1
+    path.write_bytes(whole.replace(line, b"Comment = no ElementSpacing\n"))
+    with pytest.raises(ValueError, match=r"voxels must be larger .* says 0 x 0 x 0 ") as caught:
+        open_volume(path)
+    assert "\n" not in str(caught.value)
+    path.write_bytes(whole.replace(b"ElementSpacing", b"ElementSize"))
+    assert open_volume(path).voxel_size_um == pytest.approx({"x": 500, "y": 750, "z": 3000})
+
+
+def without(folder: Path, *tags: bytes) -> None:
+    """Give tags of all slices, where they are there, another number."""
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        for tag in tags:
+            assert content.count(tag) <= 1
+            content = content.replace(tag, bytes([tag[0], 0, tag[2] + 1, 0]))
+        path.write_bytes(content)
+
+
+def test_slices_that_say_no_size_of_pixels_are_refused(tmp_path: Path) -> None:
+    """SimpleITK takes 1 mm."""
+    folder = slices(tmp_path / "ct", oriented("LPS", (4, 4, 5)))
+    without(folder, b"\x28\x00\x30\x00")
+    with pytest.raises(ValueError, match=r"ct: voxels .* says 0 x 0 x 3 .*PixelSpacing") as caught:
+        open_volume(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_slice_that_is_alone_is_as_thick_as_it_says(tmp_path: Path) -> None:
+    folder = slices(tmp_path / "ct", oriented("LPS", (1, 4, 5)))
+    assert open_volume(folder).voxel_size_um == pytest.approx({"x": 500, "y": 750, "z": 3000})
+    without(folder, b"\x18\x00\x50\x00", b"\x18\x00\x88\x00")
+    with pytest.raises(ValueError, match=r"voxels must be larger .* says 0.5 x 0.75 x 0 "):
+        open_volume(folder)
+
+
 def test_a_volume_of_which_only_voxels_are_known_lies_at_the_origin() -> None:
     volume: NDArray[Any] = np.zeros((2, 3, 4))
     placement = of_voxels(volume.shape, {"z": 2000.0, "y": 500.0})

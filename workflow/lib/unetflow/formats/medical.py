@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unetflow.formats.metaimage import SIZES, is_compressed, is_metaimage, read_fields
 from unetflow.formats.nifti_header import (
     is_nifti,
     read_header,
@@ -29,7 +30,10 @@ EVEN = 0.01
 
 SOME_FILES = 16
 """Of a folder, in which a list or a readme may lie beside the slices."""
-HEADER_BYTES = 2**16
+PIXEL_SIZES = ("0028|0030", "0018|1164")
+"""PixelSpacing and ImagerPixelSpacing of DICOM; SimpleITK takes 1 mm where there is neither."""
+SLICE_SIZES = ("0018|0050", "0018|0088")
+"""SliceThickness and SpacingBetweenSlices, of a slice that is alone."""
 
 
 def open_source(place: str, scene: str, level: str) -> Source:
@@ -51,12 +55,9 @@ def open_source(place: str, scene: str, level: str) -> Source:
     with readable(place, KIND):
         reader = reader_of(place)
         shape, components = reader.GetSize()[::-1], reader.GetNumberOfComponents()
-        stated = reader.GetSpacing()[:3]
-        if is_nifti(place):
-            header = read_header(place)
-            stated = header.spacing_mm
-            if not place.lower().endswith(".gz"):
-                require_bytes(header, Path(place).stat().st_size)
+        stated = stated_mm(place, reader)
+        if place.lower().endswith(".nii"):
+            require_bytes(read_header(place), Path(place).stat().st_size)
         placement = placement_in(reader) if len(shape) > 2 else None
         flipped = (False,) * (len(shape) - 3) + placement.flipped if placement else ()
         pixels = Regions(place, shape, reader, streams(place, components), flipped)
@@ -121,6 +122,14 @@ def placement_of(place: str, scene: str = "") -> Placement | None:
         return placement_in(reader) if reader.GetDimension() > 2 else None
 
 
+def stated_mm(place: str, reader: Any) -> tuple[float, ...]:
+    """Sizes of voxels, x first, that a file itself states; 0 of those that SimpleITK guesses."""
+    if is_nifti(place):
+        return read_header(place).spacing_mm
+    known = not is_metaimage(place) or any(name in read_fields(place) for name in SIZES)
+    return tuple(size * known for size in reader.GetSpacing()[:3])
+
+
 def placement_in(reader: Any) -> Placement:
     """Where the voxels of a file of 3 or 4 axes lie, of which the fourth is time."""
     rows = np.reshape(reader.GetDirection(), (reader.GetDimension(),) * 2)
@@ -141,13 +150,22 @@ def series_in(folder: str, scene: str) -> tuple[Sequence[str], Placement]:
     chosen = found[only(scene, "scene", len(found), folder, found)]
     with readable(folder, SERIES):
         names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(folder, chosen)
-        first = placement_in(reader_of(names[0]))
-        spacing = first.spacing_mm
+        alone = reader_of(names[0])
+        first = placement_in(alone)
+        apart = number_in(alone, SLICE_SIZES)
         if len(names) > 1:
             step = np.subtract(reader_of(names[1]).GetOrigin(), first.origin_mm)
-            spacing = (*spacing[:2], float(np.linalg.norm(step)))
+            apart = float(np.linalg.norm(step))
+        known = any(alone.HasMetaDataKey(tag) for tag in PIXEL_SIZES)
+        spacing = (*(length * known for length in first.spacing_mm[:2]), apart)
     size = (*first.size[:2], len(names))
     return names, Placement(size, spacing, first.origin_mm, first.direction)
+
+
+def number_in(reader: Any, tags: Sequence[str]) -> float:
+    """Number that the first of some DICOM tags holds; 0 where there is none."""
+    texts = [reader.GetMetaData(tag) for tag in tags if reader.HasMetaDataKey(tag)]
+    return next((float(text) for text in texts if text.strip()), 0.0)
 
 
 def reader_of(place: str) -> Any:
@@ -166,12 +184,9 @@ def streams(place: str, components: int) -> bool:
     It does where the file is not compressed. A region of a NIfTI file with several components
     comes out wrong, or ends the process (SimpleITK 2.5): such a file is read as a whole.
     """
-    path = Path(place)
-    if path.suffix.lower() in (".mha", ".mhd"):
-        with path.open("rb") as file:
-            header = file.read(HEADER_BYTES).partition(b"ElementDataFile")[0]
-        return b"CompressedData = True" not in header
-    return path.suffix.lower() == ".nii" and components == 1
+    if is_metaimage(place):
+        return not is_compressed(read_fields(place))
+    return place.lower().endswith(".nii") and components == 1
 
 
 def require_finite(place: str, finite: bool) -> None:

@@ -115,5 +115,6 @@ def require_spacing(place: str, stated_mm: Sequence[float]) -> None:
         found = " x ".join(f"{size:g}" for size in stated_mm)
         raise ValueError(
             f"{place}: voxels must be larger than 0 and smaller than {LARGEST_MM:g} mm: the header "
-            f"says {found} (x, y, z); correct it (pixdim of NIfTI, ElementSpacing of MetaImage)"
+            f"says {found} (x, y, z); correct it (pixdim of NIfTI, ElementSpacing of MetaImage, "
+            "PixelSpacing of DICOM)"
         )
