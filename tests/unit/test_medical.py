@@ -55,8 +55,14 @@ def written(path: Path, image: Any) -> Path:
     return path
 
 
-def slices(folder: Path, image: Any, series: str = "1.2.3", left_out: int | None = None) -> Path:
-    """Write a volume as DICOM slices."""
+def slices(
+    folder: Path,
+    image: Any,
+    series: str = "1.2.3",
+    left_out: int | None = None,
+    shift: float = 0.0,
+) -> Path:
+    """Write a volume as DICOM slices, each of them shifted to the back by some millimetres."""
     folder.mkdir(exist_ok=True)
     before = locale.setlocale(locale.LC_ALL)
     direction = image.GetDirection()
@@ -64,7 +70,8 @@ def slices(folder: Path, image: Any, series: str = "1.2.3", left_out: int | None
         if number == left_out:
             continue
         plane = image[:, :, number]
-        place = image.TransformIndexToPhysicalPoint((0, 0, number))
+        place = [*image.TransformIndexToPhysicalPoint((0, 0, number))]
+        place[1] += number * shift
         tags = {
             "0008|0060": "CT",
             "0020|000e": series,
@@ -184,6 +191,34 @@ def test_a_series_that_lacks_a_slice_is_refused(tmp_path: Path) -> None:
     volume = open_volume(folder)
     with pytest.raises(ValueError, match="slices must be evenly spaced: 6 mm ") as caught:
         volume.array[...]
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("degrees", [-26, 1, 26])
+def test_slices_of_a_tilted_gantry_are_refused(tmp_path: Path, degrees: float) -> None:
+    """A grid upright on the first of them has the voxels of the others elsewhere."""
+    shift = SPACING[2] * np.tan(np.radians(degrees))
+    folder = slices(tmp_path / "ct", oriented("LPS", (4, 4, 5)), shift=shift)
+    tilt = f"ct: slices must be .* tilted by {abs(degrees)} degrees; "
+    for opening in (open_volume, placement_of):
+        with pytest.raises(ValueError, match=tilt) as caught:
+            opening(str(folder))
+        assert "\n" not in str(caught.value)
+
+
+def test_slices_may_be_oblique_and_their_positions_rounded(tmp_path: Path) -> None:
+    image = oriented("LPS", (4, 4, 5), oblique=True)
+    folder = slices(tmp_path / "ct", image, shift=0.005)
+    np.testing.assert_array_equal(open_volume(folder).array[...], sitk.GetArrayFromImage(image))
+
+
+def test_a_file_of_several_frames_is_refused(tmp_path: Path) -> None:
+    image = sitk.Cast(oriented("LPS", (3, 4, 5)), sitk.sitkUInt16)
+    before = locale.setlocale(locale.LC_ALL)
+    written(tmp_path / "ct/several.dcm", image)
+    locale.setlocale(locale.LC_ALL, before)
+    with pytest.raises(ValueError, match=r"several\.dcm: a file .* it has 3 frames; ") as caught:
+        open_volume(tmp_path / "ct")
     assert "\n" not in str(caught.value)
 
 

@@ -142,7 +142,13 @@ def placement_in(reader: Any) -> Placement:
 
 
 def series_in(folder: str, scene: str) -> tuple[Sequence[str], Placement]:
-    """Files of a folder's series, from slice to slice, and where their voxels lie."""
+    """Files of a folder's series, from slice to slice, and where their voxels lie.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read, if slices are shifted along each other, or a file holds several.
+    """
     import SimpleITK as sitk
 
     with readable(folder, SERIES):
@@ -158,8 +164,28 @@ def series_in(folder: str, scene: str) -> tuple[Sequence[str], Placement]:
             apart = float(np.linalg.norm(step))
         known = any(alone.HasMetaDataKey(tag) for tag in PIXEL_SIZES)
         spacing = (*(length * known for length in first.spacing_mm[:2]), apart)
+    if first.size[2] > 1:
+        raise ValueError(
+            f"{names[0]}: a file of a series must be one slice: it has {first.size[2]} frames; "
+            "convert it to NIfTI, as dcm2niix does"
+        )
+    if len(names) > 1:
+        require_upright(folder, step, first)
     size = (*first.size[:2], len(names))
     return names, Placement(size, spacing, first.origin_mm, first.direction)
+
+
+def require_upright(folder: str, step_mm: NDArray[np.float64], first: Placement) -> None:
+    """Refuse slices whose stack leans, as with a tilted gantry: no grid has their voxels."""
+    along = step_mm @ first.direction[2::3]
+    shift = np.linalg.norm(step_mm - along * np.array(first.direction[2::3]))
+    if shift > EVEN * np.linalg.norm(step_mm):
+        raise ValueError(
+            f"{folder}: slices must be stacked along their normal: each is shifted by "
+            f"{shift:.3g} mm, as with a gantry tilted by "
+            f"{np.degrees(np.arctan2(shift, abs(along))):.3g} degrees; resample them to an upright "
+            "grid, as dcm2niix does"
+        )
 
 
 def number_in(reader: Any, tags: Sequence[str]) -> float:
