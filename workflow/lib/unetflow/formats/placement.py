@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any, Self
 
 import numpy as np
@@ -80,11 +81,13 @@ class Placement:
 
     @property
     def corners(self) -> NDArray[np.float64]:
-        """Places (2, 3), x first, of the first and the last voxel along our axes, in mm."""
+        """Places (8, 3), x first, of the outermost voxels, in the order of our axes, in mm."""
         steps = np.reshape(self.direction, (3, 3)) * self.spacing_mm
         last = np.array(self.size) - 1
-        begins = np.where(self.flipped[::-1], last, 0)
-        return np.array([steps @ index for index in (begins, last - begins)]) + self.origin_mm
+        ends = np.array(list(product((0, 1), repeat=3)))  # along our z, y and x
+        ends = ends[:, ["zyx".index(axis) for axis in reversed(self.axes)]]
+        places: NDArray[np.float64] = ((ends ^ self.flipped[::-1]) * last) @ steps.T
+        return places + self.origin_mm
 
     def in_file_order(self, volume: NDArray[Any]) -> NDArray[Any]:
         """Return a volume (z, y, x) along our axes as the file's array has it."""
