@@ -134,6 +134,11 @@ def file_of(place: str) -> Path | None:
     return None if is_remote(place) else Path(divided(place)[0])
 
 
+def is_medical(place: str) -> bool:
+    """Whether a place is a medical volume, whose voxels lie somewhere in a patient."""
+    return place.lower().endswith(MEDICAL) or is_series(Path(place))
+
+
 def may_be_zarr(place: str) -> bool:
     """Whether a place may be a Zarr folder: it is a folder, or a URL of no other known ending."""
     if is_remote(place):

@@ -101,8 +101,8 @@ def write_source(
     if target is not None:
         check_target(source, target, pixels.shape[axes.count("c") :], dataset.target_names)
     grid = Grid({}, {}) if source.read_grid is None else source.read_grid()
-    size = {axis: um for axis, um in dataset.voxel_size_um.items() if axis in spatial}
-    size |= grid.voxel_size_um
+    stated = dataset.voxel_size_um | grid.voxel_size_um
+    size = {axis: um for axis, um in stated.items() if axis in spatial}
     drawn: dict[str, Mask | None] = {}
     drawn_size = size
     if dataset.resample_um is not None:
