@@ -504,6 +504,30 @@ def test_targets_that_cannot_be_used_are_refused(tmp_path: Path, change: Any, me
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("folder", ["in", "out"])
+@pytest.mark.parametrize(
+    ("dtype", "value", "text"),
+    [("i2", -9999, "-9999"), ("u2", 0, "0"), ("f4", -3.4028235e38, "-3.40282346638528860e+38")],
+)
+def test_pixels_that_a_geotiff_marks_as_missing_are_refused(
+    tmp_path: Path, folder: str, dtype: str, value: float, text: str
+) -> None:
+    pixels = np.random.default_rng(0).integers(1, 255, (20, 30)).astype(dtype)
+    write_tiffs(tmp_path, pixels, pixels)
+    tag = [(42113, "s", 0, text, True)]
+    path = tmp_path / folder / "a.tif"
+    tifffile.imwrite(path, pixels, extratags=tag)
+    prepared(tmp_path)  # none is missing
+    pixels[3, 4:7] = value
+    tifffile.imwrite(path, pixels, extratags=tag)
+    with pytest.raises(ValueError, match="known everywhere: 3 of its 600 pixels") as error:
+        prepared(tmp_path)
+    line = str(error.value)
+    assert line.startswith(f"{path}: ")
+    assert f"the value {text} that" in line
+    assert "\n" not in line
+
+
 def test_a_picture_without_target_is_refused(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30), np.uint8)
     write_tiffs(tmp_path, pixels, pixels.astype(np.float32))

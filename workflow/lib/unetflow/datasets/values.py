@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from scipy.io import loadmat
 
-from unetflow.datasets.files import Pixels, read_picture
+from unetflow.datasets.files import Pixels, read_picture, require_known
 from unetflow.datasets.fluorescence import fluorescence
 from unetflow.datasets.landscape import landscape
 from unetflow.datasets.medical import require_same_grid
@@ -56,7 +56,7 @@ def targets(layout: TargetsLayout, root: Path) -> Iterator[Source]:
             partial(without_labels, pixels),
             axes=axes,
             read_grid=grid,
-            read_target=partial(with_channels, values),
+            read_target=partial(with_channels, values, target),
         )
 
 
@@ -65,9 +65,10 @@ def without_labels(read: Callable[[], tuple[str, Pixels]]) -> Labelled:
     return read()[1], None, None
 
 
-def with_channels(read: Callable[[], tuple[str, Pixels]]) -> Pixels:
-    """Values (channels, *spatial) of a picture, which may have one channel without an axis."""
+def with_channels(read: Callable[[], tuple[str, Pixels]], path: Path) -> Pixels:
+    """Values (channels, *spatial) of a file, which may have one channel without an axis."""
     axes, values = read()
+    require_known(path, values)
     return values if "c" in axes else values[np.newaxis]
 
 
