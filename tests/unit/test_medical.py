@@ -269,6 +269,44 @@ def test_a_metaimage_that_says_no_size_is_refused(tmp_path: Path, ending: str) -
     assert open_volume(path).voxel_size_um == pytest.approx({"x": 500, "y": 750, "z": 3000})
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("vector", [False, True])
+@pytest.mark.parametrize("ending", [".mhd", ".mha"])
+def test_pixels_of_a_metaimage_that_were_cut_are_told(
+    tmp_path: Path, ending: str, vector: bool, compressed: bool
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 9, (4, 5, 6, 2)[: 3 + vector], "i2")
+    path = tmp_path / f"a{ending}"
+    image = sitk.GetImageFromArray(pixels, isVector=vector)
+    sitk.WriteImage(image, str(path), useCompression=compressed)
+    data = path if ending == ".mha" else path.with_suffix(".zraw" if compressed else ".raw")
+    open_volume(path).array[...]
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=rf"a{ending}: .*cut: {data.name} has ") as caught:
+        open_volume(path)
+    assert "\n" not in str(caught.value)
+    if not compressed:
+        assert f"has {pixels.nbytes - 1} of {pixels.nbytes} bytes" in str(caught.value)
+
+
+def test_pixels_of_a_metaimage_that_are_missing_are_told(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.mhd", oriented("LPS"))
+    path.with_suffix(".raw").unlink()
+    with pytest.raises(ValueError, match=r"a\.mhd: .* in a\.raw: found no such file;") as caught:
+        open_volume(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("header", [-1, 7])
+def test_pixels_of_a_metaimage_begin_where_its_header_says(tmp_path: Path, header: int) -> None:
+    path = written(tmp_path / "a.mhd", oriented("LPS"))
+    data, expected = path.with_suffix(".raw"), open_volume(path).array[...]
+    data.write_bytes(b"1234567" + data.read_bytes())
+    text = path.read_text().replace("ElementDataFile", f"HeaderSize = {header}\nElementDataFile")
+    path.write_text(text)
+    np.testing.assert_array_equal(open_volume(path).array[...], expected)
+
+
 def without(folder: Path, *tags: bytes) -> None:
     """Give tags of all slices, where they are there, another number."""
     for path in folder.iterdir():

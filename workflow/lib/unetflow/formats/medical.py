@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from itertools import islice
@@ -12,7 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetflow.formats.metaimage import SIZES, is_compressed, is_metaimage, read_fields
+from unetflow.formats.metaimage import (
+    SIZES,
+    is_compressed,
+    is_metaimage,
+    read_fields,
+    require_pixels,
+)
 from unetflow.formats.nifti_header import (
     is_nifti,
     read_header,
@@ -61,6 +68,8 @@ def open_source(place: str, scene: str, level: str) -> Source:
         placement = placement_in(reader) if len(shape) > 2 else None
         flipped = (False,) * (len(shape) - 3) + placement.flipped if placement else ()
         pixels = Regions(place, shape, reader, streams(place, components), flipped)
+        if is_metaimage(place):
+            require_pixels(place, math.prod(pixels.shape) * pixels.dtype.itemsize)
     require_spacing(place, stated)
     samples = "c" * (components > 1)
     if placement is None:
