@@ -187,7 +187,8 @@ def read_case(
     ------
     ValueError
         If the modalities or the mask do not lie on the same grid, if a file has other modalities
-        than were stated, or the mask another value than those of the classes.
+        than were stated, or if the mask is several volumes, has another value than those of the
+        classes, or none of them but the background.
     """
     volumes = [read_volume(path) for path in files]
     for path in [*files[1:], *([mask] if mask else [])]:
@@ -249,8 +250,8 @@ def require_a_class(classes: Mapping[str, int], labels: Mask, path: Path) -> Non
         raise ValueError(
             f"{path}: a mask must have a class beside {background}: found {value} and "
             f"{NOT_ANNOTATED} alone, and {NOT_ANNOTATED} is what is not annotated; if it is a "
-            f"class, name it in layout.classes, such as {other}: {NOT_ANNOTATED}; else remove the "
-            "mask and set layout.require_masks: false"
+            f"class, name it in layout.classes of kind medical, such as {other}: {NOT_ANNOTATED}; "
+            "else remove the mask and set layout.require_masks: false"
         )
 
 
