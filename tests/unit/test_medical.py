@@ -18,7 +18,8 @@ import pytest
 from numpy.typing import NDArray
 
 from unetflow.experiments import files_of
-from unetflow.formats.medical import is_series, placement_of
+from unetflow.formats.dicom import is_series
+from unetflow.formats.medical import placement_of
 from unetflow.formats.ome_zarr import images_in
 from unetflow.formats.placement import Placement, of_voxels
 from unetflow.settings.datasets import DatasetSettings

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetflow import axes as axis_rules
-from unetflow.formats.medical import is_series
+from unetflow.formats.dicom import is_series
 from unetflow.formats.source import Source, divided, index_of, only
 from unetflow.store import Image, Pixels
 
