@@ -31,7 +31,7 @@ BRATS = {
     "masks": "**/{image}/{image}_seg.nii*",
     "classes": VALUES,
 }
-SLIVER = {
+SLIVER: dict[str, Any] = {
     "kind": "medical",
     "images": "**/liver-orig{image}.mhd",
     "masks": "**/liver-seg{image}.mhd",
@@ -174,6 +174,56 @@ def test_modalities_in_different_places_are_refused(tmp_path: Path) -> None:
     assert "a_t2.nii.gz: volumes of a case must lie in the same place: 3 mm from a_flair" in line
 
 
+def test_a_mask_turned_about_the_diagonal_of_its_volume_is_refused(tmp_path: Path) -> None:
+    """Its first and its last voxel are where they should be, and no other."""
+    cube = (5, 5, 5)
+    for name, pixels, degrees in (("orig", grey(0, cube), 0), ("seg", mask([0, 1], cube), 10)):
+        image = sitk.GetImageFromArray(pixels)
+        turn = sitk.VersorTransform((1.0, 1.0, 1.0), np.radians(degrees))
+        image.SetDirection(turn.GetMatrix())
+        sitk.WriteImage(image, str(tmp_path / f"liver-{name}001.mhd"))
+    line = refused(tmp_path, **SLIVER)
+    assert "liver-seg001.mhd: volumes of a case must lie in the same place" in line
+    apart = max(
+        np.linalg.norm(np.subtract(turn.TransformPoint(corner), corner), np.inf)
+        for corner in np.ndindex(5, 5, 5)
+    )
+    assert f": {apart:.3g} mm from" in line
+
+
+def test_a_mask_of_several_volumes_is_refused(tmp_path: Path) -> None:
+    """The first would be taken for all."""
+    write(tmp_path / "liver-orig001.nii", grey(0))
+    several = [sitk.GetImageFromArray(mask([0, 1])) for _ in range(2)]
+    for part in several:
+        part.SetSpacing(SPACING)
+    sitk.WriteImage(sitk.JoinSeries(several), str(tmp_path / "liver-seg001.nii"))
+    patterns = {key: SLIVER[key].replace("mhd", "nii") for key in ("images", "masks")}
+    line = refused(tmp_path, **SLIVER | patterns)
+    assert "liver-seg001.nii: a mask must be one volume: got 2; save" in line
+
+
+def test_a_mask_in_black_and_white_names_its_white(tmp_path: Path) -> None:
+    for case, values in (("1", [0, 1]), ("2", [0, 255])):
+        write(tmp_path / f"liver-orig{case}.mhd", grey(0))
+        write(tmp_path / f"liver-seg{case}.mhd", mask(values))
+    line = refused(tmp_path, **SLIVER)
+    assert "seg2.mhd: a mask must have a class beside background: found 0 and 255 alone" in line
+    assert "such as liver: 255" in line
+    write(tmp_path / "liver-seg1.mhd", mask([0, 255]))
+    index, _ = prepared(tmp_path, **SLIVER | {"classes": {"background": 0, "liver": 255}})
+    assert all(index["class_counts"])
+
+
+def test_voxels_of_a_mask_may_be_not_annotated(tmp_path: Path) -> None:
+    write(tmp_path / "liver-orig1.mhd", grey(0))
+    write(tmp_path / "liver-seg1.mhd", mask([0, 1, 255]))
+    _, images = prepared(tmp_path, **SLIVER)
+    classes = images["1"].label("classes")
+    assert classes is not None
+    np.testing.assert_array_equal(classes[...], mask([0, 1, 255]))
+
+
 def test_a_mask_with_another_value_is_refused(tmp_path: Path) -> None:
     brats(tmp_path, "a")
     write(tmp_path / "data/a/a_seg.nii.gz", mask([0, 1, 2, 3, 4]))
@@ -186,6 +236,19 @@ def test_a_mask_with_fractions_is_refused(tmp_path: Path) -> None:
     brats(tmp_path, "a")
     write(tmp_path / "data/a/a_seg.nii.gz", mask([0, 1]) * np.float32(0.5))
     assert "a_seg.nii.gz: mask values must be whole numbers" in refused(tmp_path, **BRATS)
+
+
+@pytest.mark.parametrize("ending", ["nii", "nii.gz"])
+@pytest.mark.parametrize("kind", ["orig", "seg"])
+def test_values_that_are_not_finite_are_refused(tmp_path: Path, ending: str, kind: str) -> None:
+    """SimpleITK reads them as 0: what they mark would be background."""
+    write(tmp_path / f"liver-orig001.{ending}", grey(0).astype(np.float32))
+    write(tmp_path / f"liver-seg001.{ending}", mask([0, 1]).astype(np.float32))
+    holes = np.where(mask([0, 1]) == 1, np.float32(np.nan), 0)
+    write(tmp_path / f"liver-{kind}001.{ending}", holes)
+    patterns = {key: SLIVER[key].replace("mhd", ending) for key in ("images", "masks")}
+    line = refused(tmp_path, **SLIVER | patterns)
+    assert f"liver-{kind}001.{ending}: grey values must be finite: got NaN or infinite" in line
 
 
 def test_a_mask_of_real_numbers_that_are_whole_is_read(tmp_path: Path) -> None:

@@ -382,3 +382,20 @@ def test_a_bad_picture_leaves_what_an_earlier_run_prepared(place: Place) -> None
         "images.ome.zarr",
         "index.json",
     ]
+
+
+def test_what_a_geotiff_marks_as_missing_is_no_grey_value(place: Place) -> None:
+    """In a mask it may be one: 0 is often the background's value, and that of the tag."""
+    tag = [(42113, "s", 0, "0", True)]
+    pixels, mask = noise(12, 12), cells(12, 12)
+    place.add("a", pixels, mask)
+    tifffile.imwrite(place.root / "images/a.tif", pixels, extratags=tag)
+    tifffile.imwrite(place.root / "masks/a.tif", mask, extratags=tag)
+    assert place.prepare(PAIRS)["images"][0]["annotated"]
+    pixels[2:5, 7] = 0
+    tifffile.imwrite(place.root / "images/a.tif", pixels, extratags=tag)
+    with pytest.raises(
+        ValueError, match=r"a\.tif: .* 3 of its 144 pixels have the value 0 "
+    ) as caught:
+        place.prepare(PAIRS)
+    assert "\n" not in str(caught.value)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -401,6 +402,60 @@ def test_pairs_of_tiff_become_images_with_targets(tmp_path: Path) -> None:
     assert index["images"][0]["annotated"]
 
 
+def test_pairs_of_ome_tiff_have_the_size_of_their_voxels(tmp_path: Path) -> None:
+    """That of the file counts before that of the settings, which stands in where it says none."""
+    pixels = np.random.default_rng(0).integers(0, 4096, (4, 20, 30), np.uint16)
+    metadata = {"axes": "ZYX", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.5}
+    for folder in ("in", "out"):
+        (tmp_path / folder).mkdir()
+        tifffile.imwrite(tmp_path / folder / "a.ome.tif", pixels, metadata=metadata)
+    settings = DatasetSettings(
+        name="own",
+        folder=str(tmp_path),
+        layout=LAYOUT,
+        voxel_size_um={"z": 3, "y": 9},
+        resample_um={"x": 0.5},
+    )
+    prepare(settings, tmp_path, tmp_path / "images", tmp_path / "index.json", "key")
+    (path,) = (tmp_path / "images").glob("a*")
+    image = open_image(path)
+    for part in (image, image.target()):
+        assert part.voxel_size_um == {"z": 3, "y": 0.5, "x": 0.5}
+        assert part.spatial_shape == (4, 20, 15)
+
+
+def medical_pair(root: Path, code: str = "LPS", origin: float = 0.0) -> np.ndarray:
+    """Write a volume and its true values, of which the latter go along other axes."""
+    sitk = pytest.importorskip("SimpleITK", reason="SimpleITK is not installed")
+    pixels = np.random.default_rng(0).normal(0, 1, (4, 5, 6)).astype(np.float32)
+    for folder, turned, begin in (("in", "LPS", 0.0), ("out", code, origin)):
+        image = sitk.GetImageFromArray(pixels)
+        image.SetSpacing((0.5, 1.0, 2.0))
+        image.SetOrigin((0.0, begin, 0.0))
+        (root / folder).mkdir()
+        sitk.WriteImage(sitk.DICOMOrient(image, turned), str(root / folder / "a.nii.gz"))
+    return pixels
+
+
+def test_pairs_of_medical_volumes_keep_their_place_in_the_patient(tmp_path: Path) -> None:
+    pixels = medical_pair(tmp_path, "AIR")
+    patterns = {key: LAYOUT[key].replace(".*", ".nii.gz") for key in ("images", "targets")}
+    image = open_image(prepared(tmp_path, **patterns) / "a")
+    assert image.voxel_size_um == {"z": 2000, "y": 1000, "x": 500}
+    np.testing.assert_array_equal(image.array[...], pixels)
+    np.testing.assert_array_equal(image.target().array[...], pixels[None])
+    facts = zarr.open_group(image.path, mode="r").attrs["placement"]
+    assert facts["spacing_mm"] == [0.5, 1.0, 2.0]
+
+
+def test_a_medical_target_that_lies_elsewhere_is_refused(tmp_path: Path) -> None:
+    medical_pair(tmp_path, origin=490)
+    patterns = {key: LAYOUT[key].replace(".*", ".nii.gz") for key in ("images", "targets")}
+    with pytest.raises(ValueError, match=r"out/a.nii.gz: volumes .* same place: 490 mm") as error:
+        prepared(tmp_path, **patterns)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("version", ["5", "7.3"])
 def test_pairs_of_matlab_files_are_read(tmp_path: Path, version: str) -> None:
     arrays = {
@@ -447,6 +502,30 @@ def test_targets_that_cannot_be_used_are_refused(tmp_path: Path, change: Any, me
     with pytest.raises(ValueError, match=message) as error:
         prepared(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("folder", ["in", "out"])
+@pytest.mark.parametrize(
+    ("dtype", "value", "text"),
+    [("i2", -9999, "-9999"), ("u2", 0, "0"), ("f4", -3.4028235e38, "-3.40282346638528860e+38")],
+)
+def test_pixels_that_a_geotiff_marks_as_missing_are_refused(
+    tmp_path: Path, folder: str, dtype: str, value: float, text: str
+) -> None:
+    pixels = np.random.default_rng(0).integers(1, 255, (20, 30)).astype(dtype)
+    write_tiffs(tmp_path, pixels, pixels)
+    tag = [(42113, "s", 0, text, True)]
+    path = tmp_path / folder / "a.tif"
+    tifffile.imwrite(path, pixels, extratags=tag)
+    prepared(tmp_path)  # none is missing
+    pixels[3, 4:7] = value
+    tifffile.imwrite(path, pixels, extratags=tag)
+    with pytest.raises(ValueError, match="known everywhere: 3 of its 600 pixels") as error:
+        prepared(tmp_path)
+    line = str(error.value)
+    assert line.startswith(f"{path}: ")
+    assert f"the value {text} that" in line
+    assert "\n" not in line
 
 
 def test_a_picture_without_target_is_refused(tmp_path: Path) -> None:

@@ -379,6 +379,22 @@ def test_the_fourth_axis_of_a_nifti_file_is_time(tmp_path: Path) -> None:
     volume = open_volume(path, time="2")
     assert (volume.axes, volume.voxel_size_um) == ("zyx", MILLIMETRES)
     np.testing.assert_array_equal(volume.array[...], pixels[2])
+    np.testing.assert_array_equal(open_volume(path, time="1", channel="0").array[...], pixels[1])
+
+
+@needs_itk
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mha"])
+def test_the_fourth_axis_of_a_medical_volume_is_that_of_the_channels_that_are_chosen(
+    tmp_path: Path, name: str
+) -> None:
+    """As the layout of the Decathlon reads it."""
+    pixels = grey("czyx", "f4")
+    path = itk(tmp_path / name, pixels)
+    volume = open_volume(path, channel="1,0")
+    assert (volume.axes, volume.voxel_size_um) == ("czyx", MILLIMETRES)
+    np.testing.assert_array_equal(volume.array[...], pixels[[1, 0]])
+    assert "channel must be a number from 0 to 1: got '2'" in refused(path, channel="2")
+    assert "must be one time point: found 2" in refused(path)
 
 
 # --------------------------------------------------------------------------------- voxel sizes

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unetflow.datasets.registry import find_dataset
-from unetflow.formats.medical import is_series
+from unetflow.formats.dicom import is_series
 from unetflow.reading import parse, read_yaml
 from unetflow.settings.datasets import DatasetSettings, DecathlonLayout
 from unetflow.settings.experiment import ExperimentSettings

@@ -10,13 +10,13 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from unetflow.formats.medical import is_series, placement_of, require_simpleitk
+from unetflow.formats.medical import placement_of, require_simpleitk
 from unetflow.formats.placement import Placement, of_voxels
 from unetflow.predicted import holds_values, open_prediction, probability_image
 from unetflow.progress import track
 from unetflow.scoring import most_probable
 from unetflow.store import Image, replacing
-from unetflow.volumes import MEDICAL
+from unetflow.volumes import is_medical
 from unetflow.voxels import on_grid
 
 PLANES = 16
@@ -111,7 +111,7 @@ def write_nifti_of_volume(facts: Mapping[str, Any], prediction: Path, output: Pa
 def source_grid(place: str, prediction: Image, choice: Mapping[str, str]) -> Placement:
     """Grid of the volume that a prediction was made of."""
     path = Path(place)
-    if place.lower().endswith(MEDICAL) or is_series(path):
+    if is_medical(place):
         found = placement_of(place, choice.get("scene", ""))
         assert found is not None  # its prediction is no plane
         return found

@@ -16,7 +16,7 @@ import zarr
 from zarr.storage import LocalStore
 
 from unetflow import axes as axis_rules
-from unetflow.formats.medical import is_series
+from unetflow.formats.dicom import is_series
 from unetflow.orientations import Region
 from unetflow.store import Image, read_json, write_json
 from unetflow.volumes import file_of, is_remote

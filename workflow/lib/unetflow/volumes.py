@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetflow import axes as axis_rules
-from unetflow.formats.medical import is_series
+from unetflow.formats.dicom import is_series
 from unetflow.formats.source import Source, divided, index_of, only
 from unetflow.store import Image, Pixels
 
@@ -39,7 +39,8 @@ def open_volume(
     several), NumPy, NIfTI, MetaImage, a folder of DICOM slices, and what bioio has plugins for.
     Zarr, TIFF and HDF5 may be URLs. Where nothing names the axes, 2 are yx, 3 zyx, 4 czyx and 5
     tczyx. Samples of a pixel, such as red, green and blue, are channels. Medical volumes are turned
-    to the axes of the patient.
+    to the axes of the patient; their fourth axis is time, or channels where such are chosen and no
+    time.
 
     Parameters
     ----------
@@ -69,6 +70,8 @@ def open_volume(
     place = str(place)
     source = opener_of(place)(place, scene, level)
     shape, axes = source.array.shape, source.axes
+    if channel and not time and "c" not in axes and is_medical(place):
+        axes = axes.replace("t", "c")  # as in the Decathlon's volumes of several modalities
     if len(set(axes)) < len(axes) or not set("yx") <= set(axes) <= set(axis_rules.ORDER):
         raise ValueError(
             f"{place}: axes must be some of {axis_rules.ORDER!r}, y and x among them, each once: "
@@ -132,6 +135,11 @@ def is_remote(place: str) -> bool:
 def file_of(place: str) -> Path | None:
     """File or folder here that a place names, without the dataset inside; None for a URL."""
     return None if is_remote(place) else Path(divided(place)[0])
+
+
+def is_medical(place: str) -> bool:
+    """Whether a place is a medical volume, whose voxels lie somewhere in a patient."""
+    return place.lower().endswith(MEDICAL) or is_series(Path(place))
 
 
 def may_be_zarr(place: str) -> bool:

@@ -10,15 +10,18 @@ import h5py
 import numpy as np
 from imageio.v3 import imread
 from numpy.typing import NDArray
+from tifffile import TiffFile
 
 from unetflow.outlines import ENDINGS, read_outlines
 from unetflow.store import NOT_ANNOTATED
 from unetflow.tiff import open_tiff
+from unetflow.volumes import TIFF
 
 Pixels = NDArray[Any]
 Mask = NDArray[np.integer]
 
-TIFF = {".tif", ".tiff"}
+NODATA = 42113
+"""Tag of GeoTIFF whose text is the value of pixels that nothing is known of."""
 
 
 def read_picture(path: Path, plane: int | None = None) -> Pixels:
@@ -39,6 +42,30 @@ def read_picture(path: Path, plane: int | None = None) -> Pixels:
         raise ValueError(
             f"{path}: must be a readable image: {error}; replace the file or fetch it again"
         ) from error
+
+
+def require_known(path: Path, pixels: Pixels) -> None:
+    """Refuse pixels of a file that it marks as missing; those that are NaN are refused as such.
+
+    Raises
+    ------
+    ValueError
+        If some have the value of GeoTIFF's tag nodata.
+    """
+    if path.suffix.lower() not in TIFF:
+        return
+    with TiffFile(path) as file:
+        text = str(file.pages.first.tags.valueof(NODATA, default="nan")).strip("\0 ")
+    value = np.float64(text)
+    if pixels.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            value = value.astype(pixels.dtype)  # the text may have more digits
+    count = np.count_nonzero(pixels == value)
+    if count:
+        raise ValueError(
+            f"{path}: a picture must be known everywhere: {count} of its {pixels.size} pixels have "
+            f"the value {text} that its tag nodata marks as missing; crop it, or fill them"
+        )
 
 
 def read_mask(path: Path, extents: Sequence[int], channel: int | None) -> Mask:

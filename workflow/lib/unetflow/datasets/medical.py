@@ -20,6 +20,7 @@ from unetflow.datasets.patterns import matching, safe
 from unetflow.datasets.source import Grid, Labelled, Source
 from unetflow.formats.medical import open_source, placement_of
 from unetflow.settings.datasets import DecathlonLayout, MedicalLayout
+from unetflow.store import NOT_ANNOTATED
 from unetflow.volumes import Selection
 
 ALIKE_MM = 0.1
@@ -186,7 +187,8 @@ def read_case(
     ------
     ValueError
         If the modalities or the mask do not lie on the same grid, if a file has other modalities
-        than were stated, or the mask another value than those of the classes.
+        than were stated, or if the mask is several volumes, has another value than those of the
+        classes, or none of them but the background.
     """
     volumes = [read_volume(path) for path in files]
     for path in [*files[1:], *([mask] if mask else [])]:
@@ -203,7 +205,14 @@ def read_case(
     if mask is None:
         return pixels, None, None
     values = read_volume(mask)
-    return pixels, class_map(classes, whole_numbers(values[0], mask), mask), None
+    if len(values) > 1:
+        raise ValueError(
+            f"{mask}: a mask must be one volume: got {len(values)}; save the one of classes by "
+            "itself"
+        )
+    labels = whole_numbers(values[0], mask)
+    require_a_class(classes, labels, mask)
+    return pixels, class_map(classes, labels, mask), None
 
 
 def read_volume(path: Path) -> Pixels:
@@ -229,6 +238,21 @@ def whole_numbers(values: Pixels, path: Path) -> Mask:
             "without interpolation"
         )
     return rounded.astype(np.int64)
+
+
+def require_a_class(classes: Mapping[str, int], labels: Mask, path: Path) -> None:
+    """Refuse a mask in black and white whose white is no class: it would be not annotated."""
+    if len(classes) < 2 or NOT_ANNOTATED in classes.values():
+        return
+    (background, value), (other, _) = [*classes.items()][:2]
+    white = labels == NOT_ANNOTATED
+    if white.any() and (white | (labels == value)).all():
+        raise ValueError(
+            f"{path}: a mask must have a class beside {background}: found {value} and "
+            f"{NOT_ANNOTATED} alone, and {NOT_ANNOTATED} is what is not annotated; if it is a "
+            f"class, name it in layout.classes of kind medical, such as {other}: {NOT_ANNOTATED}; "
+            "else remove the mask and set layout.require_masks: false"
+        )
 
 
 def require_same_grid(first: Path, other: Path) -> None:

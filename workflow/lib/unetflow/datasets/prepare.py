@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetflow import axes as axis_rules
-from unetflow.datasets.files import Mask, Pixels
+from unetflow.datasets.files import Mask, Pixels, require_known
 from unetflow.datasets.layouts import class_names, lineages, sources, unique
 from unetflow.datasets.source import Grid, Labelled, Source
 from unetflow.progress import track
@@ -92,6 +92,7 @@ def write_source(
     First as they are annotated, then with the line between touching objects as background.
     """
     pixels, classes, instances = checked(source, *source.read())
+    require_known(source.file, pixels)
     markers = None if source.read_markers is None else source.read_markers()
     axes = source.axes or "zyx"[-pixels.ndim :]
     spatial = axis_rules.spatial(axes)
@@ -101,8 +102,8 @@ def write_source(
     if target is not None:
         check_target(source, target, pixels.shape[axes.count("c") :], dataset.target_names)
     grid = Grid({}, {}) if source.read_grid is None else source.read_grid()
-    size = {axis: um for axis, um in dataset.voxel_size_um.items() if axis in spatial}
-    size |= grid.voxel_size_um
+    stated = dataset.voxel_size_um | grid.voxel_size_um
+    size = {axis: um for axis, um in stated.items() if axis in spatial}
     drawn: dict[str, Mask | None] = {}
     drawn_size = size
     if dataset.resample_um is not None:

@@ -11,13 +11,15 @@ import h5py
 import numpy as np
 from scipy.io import loadmat
 
-from unetflow.datasets.files import Pixels, read_picture
+from unetflow.datasets.files import Pixels, read_picture, require_known
 from unetflow.datasets.fluorescence import fluorescence
 from unetflow.datasets.landscape import landscape
+from unetflow.datasets.medical import require_same_grid
 from unetflow.datasets.patterns import matching, safe
-from unetflow.datasets.source import Labelled, Source
+from unetflow.datasets.source import Grid, Labelled, Source
+from unetflow.formats.medical import placement_of
 from unetflow.settings.datasets import SyntheticLayout, TargetsLayout
-from unetflow.volumes import open_volume
+from unetflow.volumes import is_medical, open_volume
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 MATLAB = ".mat"
@@ -42,11 +44,20 @@ def targets(layout: TargetsLayout, root: Path) -> Iterator[Source]:
             )
         name, group = safe(names["image"]), safe(names.get("group", "all"))
         name = name if "group" not in names else f"{group}_{name}"
-        axes, pixels = open_values(path, layout.image_key, "layout.image_key")
-        _, values = open_values(target, layout.target_key, "layout.target_key")
-        read = partial(without_labels, pixels)
-        of_target = partial(with_channels, values)
-        yield Source(name, group, position, path, read, axes=axes, read_target=of_target)
+        axes, pixels, grid = open_values(path, layout.image_key, "layout.image_key")
+        _, values, _ = open_values(target, layout.target_key, "layout.target_key")
+        if is_medical(str(path)) and is_medical(str(target)):
+            require_same_grid(path, target)
+        yield Source(
+            name,
+            group,
+            position,
+            path,
+            partial(without_labels, pixels),
+            axes=axes,
+            read_grid=grid,
+            read_target=partial(with_channels, values, target),
+        )
 
 
 def without_labels(read: Callable[[], tuple[str, Pixels]]) -> Labelled:
@@ -54,16 +65,17 @@ def without_labels(read: Callable[[], tuple[str, Pixels]]) -> Labelled:
     return read()[1], None, None
 
 
-def with_channels(read: Callable[[], tuple[str, Pixels]]) -> Pixels:
-    """Values (channels, *spatial) of a picture, which may have one channel without an axis."""
+def with_channels(read: Callable[[], tuple[str, Pixels]], path: Path) -> Pixels:
+    """Values (channels, *spatial) of a file, which may have one channel without an axis."""
     axes, values = read()
+    require_known(path, values)
     return values if "c" in axes else values[np.newaxis]
 
 
 def open_values(
     path: Path, key: str | None, setting: str
-) -> tuple[str, Callable[[], tuple[str, Pixels]]]:
-    """Return the axes of a file, some of "czyx", and what reads these and its pixels.
+) -> tuple[str, Callable[[], tuple[str, Pixels]], Callable[[], Grid] | None]:
+    """Return the axes of a file, some of "czyx", what reads these and its pixels, and its grid.
 
     Raises
     ------
@@ -76,8 +88,11 @@ def open_values(
         read = partial(channels_first, read_picture, path)
     else:
         image = open_volume(path)
-        return image.axes, lambda: (image.axes, np.asarray(image.array[...]))
-    return read()[0], read
+        placement = placement_of(str(path)) if is_medical(str(path)) else None
+        facts = {} if placement is None else placement.to_json()
+        grid = partial(Grid, image.voxel_size_um, facts)
+        return image.axes, lambda: (image.axes, np.asarray(image.array[...])), grid
+    return read()[0], read, None
 
 
 def channels_first(read: Callable[[Path], Pixels], path: Path) -> tuple[str, Pixels]:

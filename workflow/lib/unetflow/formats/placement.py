@@ -7,12 +7,9 @@ undone exactly.
 
 from __future__ import annotations
 
-import gzip
-import math
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from itertools import product
 from typing import Any, Self
 
 import numpy as np
@@ -23,9 +20,6 @@ TOWARDS = {"L": "x", "R": "x", "P": "y", "A": "y", "S": "z", "I": "z"}
 
 LARGEST_MM = 1000.0
 """A voxel as large as a patient is a mistake of the header."""
-
-NIFTI_1, NIFTI_2 = 348, 540
-"""Bytes of a header, which is what it begins with."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +81,13 @@ class Placement:
 
     @property
     def corners(self) -> NDArray[np.float64]:
-        """Places (2, 3), x first, of the first and the last voxel along our axes, in mm."""
+        """Places (8, 3), x first, of the outermost voxels, in the order of our axes, in mm."""
         steps = np.reshape(self.direction, (3, 3)) * self.spacing_mm
         last = np.array(self.size) - 1
-        begins = np.where(self.flipped[::-1], last, 0)
-        return np.array([steps @ index for index in (begins, last - begins)]) + self.origin_mm
+        ends = np.array(list(product((0, 1), repeat=3)))  # along our z, y and x
+        ends = ends[:, ["zyx".index(axis) for axis in reversed(self.axes)]]
+        places: NDArray[np.float64] = ((ends ^ self.flipped[::-1]) * last) @ steps.T
+        return places + self.origin_mm
 
     def in_file_order(self, volume: NDArray[Any]) -> NDArray[Any]:
         """Return a volume (z, y, x) along our axes as the file's array has it."""
@@ -122,29 +118,6 @@ def require_spacing(place: str, stated_mm: Sequence[float]) -> None:
         found = " x ".join(f"{size:g}" for size in stated_mm)
         raise ValueError(
             f"{place}: voxels must be larger than 0 and smaller than {LARGEST_MM:g} mm: the header "
-            f"says {found} (x, y, z); correct it (pixdim of NIfTI, ElementSpacing of MetaImage)"
+            f"says {found} (x, y, z); correct it (pixdim of NIfTI, ElementSpacing of MetaImage, "
+            "PixelSpacing of DICOM)"
         )
-
-
-def nifti_spacing(path: Path) -> tuple[float, ...] | None:
-    """Sizes of voxels, x first, that the header of a NIfTI file itself states; None of others.
-
-    SimpleITK takes 1 mm where it says 0, or no number; such a size is 0 here.
-    """
-    name = path.name.lower()
-    if not name.endswith((".nii", ".nii.gz")):
-        return None
-    with gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
-        header = file.read(NIFTI_2)
-    for order in "<>":
-        (size,) = struct.unpack_from(f"{order}i", header)
-        if size not in (NIFTI_1, NIFTI_2):
-            continue
-        if size == NIFTI_1:
-            (count,) = struct.unpack_from(f"{order}h", header, 40)
-            sizes = struct.unpack_from(f"{order}3f", header, 80)
-        else:
-            (count,) = struct.unpack_from(f"{order}q", header, 16)
-            sizes = struct.unpack_from(f"{order}3d", header, 112)
-        return tuple(size if math.isfinite(size) else 0.0 for size in sizes[: min(count, 3)])
-    return None
