@@ -41,6 +41,7 @@ from unetflow.models.unet.settings import UNetSettings
 from unetflow.optimisation import State, optimiser, schedule
 from unetflow.patches import cut_patches, open_source
 from unetflow.sampling import Patches
+from unetflow.settings.datasets import DatasetSettings
 from unetflow.settings.experiment import ExperimentSettings
 from unetflow.settings.training import (
     IntensitySettings,
@@ -1074,6 +1075,21 @@ def test_a_model_that_knows_what_is_held_out_is_no_start(
         train(held_out, experiment(start_from=str(trained)), tmp_path, tmp_path / "checkpoints")
     other = experiment(start_from=str(trained), steps=1).model_copy(update={"dataset": "other"})
     train(held_out, other, tmp_path, tmp_path / "checkpoints")
+
+
+def test_a_written_out_dataset_is_known_by_its_name(data: Path, tmp_path: Path) -> None:
+    def settings(name: str, **train: Any) -> ExperimentSettings:
+        written = DatasetSettings(name=name, layout={"kind": "synthetic", "shape": [3, 40, 44]})
+        return experiment(steps=1, **train).model_copy(update={"dataset": written})
+
+    start, task = tmp_path / "start", task_in(data)
+    train(task, settings("cells"), start, tmp_path / "checkpoints")
+    assert read_json(start / "model.json")["dataset"] == "cells"
+    held_out = replace(task, start=start, patches={"a": task.patches["a"]})
+    same, other = (settings(name, start_from=str(start)) for name in ("cells", "others"))
+    with pytest.raises(ValueError, match=r"learned from 1 of its images, such as b; start from"):
+        train(held_out, same, tmp_path / "same", tmp_path / "checkpoints")
+    train(held_out, other, tmp_path / "other", tmp_path / "checkpoints")
 
 
 def test_a_training_starts_from_pretrained_weights_which_prediction_does_without(

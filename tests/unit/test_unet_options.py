@@ -416,7 +416,7 @@ def test_a_training_goes_on_from_one_with_or_without_coarser_outputs(tmp_path: P
         network = build(settings, 1, 2)
         folder = write_trained(tmp_path / str(start), settings, network)
         later = build(other, 1, 2)
-        take_over(later, folder, [], "any", freeze_encoder=False)
+        take_over(later, folder, ["a", "b"], "cells", freeze_encoder=False)
         before, after = network.state_dict(), later.state_dict()
         both = {*before} & {*after}
         assert all(torch.equal(before[name], after[name]) for name in both)

@@ -245,6 +245,11 @@ class ExperimentSettings(Settings):
         return self
 
     @property
+    def dataset_name(self) -> str:
+        """Name of the dataset, in the registry or written out."""
+        return self.dataset if isinstance(self.dataset, str) else str(self.dataset.name)
+
+    @property
     def patches_are_planned(self) -> bool:
         """Whether the patches wait for the plan of the training."""
         return bool({"model.depth", "patches.tile"} & {*self.automatic})
