@@ -536,6 +536,16 @@ def test_pretrained_weights_must_be_there_and_alone(tmp_path: Path) -> None:
         ExperimentSettings(**content)
 
 
+def test_pretrained_weights_leave_no_width_to_the_plan() -> None:
+    model = {"network": "ternausnet", "padding": "valid", "pretrained": "imagenet", "width": "auto"}
+    rule = (
+        r"^one: model\.width must be 64 for model\.pretrained, as VGG's is: got auto; leave it out$"
+    )
+    with pytest.raises(ValueError, match=rule):
+        parse(ExperimentSettings, having(model=model, patches__tile=342), "one")
+    parse(ExperimentSettings, having(model=model | {"pretrained": None}, patches__tile=342), "one")
+
+
 def test_a_frozen_encoder_must_come_from_somewhere() -> None:
     with pytest.raises(ValueError, match=r"must have train\.start_from or model\.pretrained: got"):
         ExperimentSettings(**having(train__freeze_encoder=True))

@@ -233,6 +233,10 @@ class ExperimentSettings(Settings):
     @model_validator(mode="after")
     def _weights_come_from_one_place(self) -> Self:
         pretrained = isinstance(self.model, VggSettings) and self.model.pretrained is not None
+        if pretrained and "model.width" in self.automatic:
+            raise ValueError(
+                "model.width must be 64 for model.pretrained, as VGG's is: got auto; leave it out"
+            )
         if self.train.start_from is not None and pretrained:
             raise ValueError(
                 "train.start_from must be alone: got model.pretrained too; set one of them to null"
