@@ -213,8 +213,8 @@ def test_a_finer_fcn_goes_on_from_a_coarser_one(tmp_path: Path) -> None:
     start = write_trained(tmp_path / "coarse", coarse, as_trained(coarse))
     network = build(fine, 1, 2).eval()
     with pytest.raises(ValueError, match=r"must not know what a fold holds out: .* such as a; "):
-        take_over(network, start, ["b"], "cells", freeze_encoder=False)
-    take_over(network, start, ["a"], "cells", freeze_encoder=False)
+        take_over(network, fine, start, ["b"], "cells", freeze_encoder=False)
+    take_over(network, fine, start, ["a"], "cells", freeze_encoder=False)
     after = network.state_dict()
     kept = {name for name in after if name in before and torch.equal(after[name], before[name])}
     assert kept == {*before} - {"classify.final.weight"}
@@ -228,10 +228,10 @@ def test_a_finer_fcn_goes_on_from_a_coarser_one(tmp_path: Path) -> None:
     assert expected.std() > 10 * (found - expected).std() > 0
     finer = write_trained(tmp_path / "finer", fine, network)
     with pytest.raises(ValueError, match=r"train\.start_from must be the same network: 3 layers"):
-        take_over(build(coarse, 1, 2), finer, ["a"], "cells", freeze_encoder=False)
+        take_over(build(coarse, 1, 2), coarse, finer, ["a"], "cells", freeze_encoder=False)
     other = write_trained(tmp_path / "other", TERNAUSNETS[1], as_trained(TERNAUSNETS[1]))
-    with pytest.raises(ValueError, match=r"train\.start_from must be the same network"):
-        take_over(build(finest, 1, 2), other, ["a"], "cells", freeze_encoder=False)
+    with pytest.raises(ValueError, match=r"same network: got model.network fcn instead of ternaus"):
+        take_over(build(finest, 1, 2), finest, other, ["a"], "cells", freeze_encoder=False)
 
 
 def test_each_window_by_itself_takes_555_times_the_operations() -> None:

@@ -416,11 +416,36 @@ def test_a_training_goes_on_from_one_with_or_without_coarser_outputs(tmp_path: P
         network = build(settings, 1, 2)
         folder = write_trained(tmp_path / str(start), settings, network)
         later = build(other, 1, 2)
-        take_over(later, folder, ["a", "b"], "cells", freeze_encoder=False)
+        take_over(later, other, folder, ["a", "b"], "cells", freeze_encoder=False)
         before, after = network.state_dict(), later.state_dict()
         both = {*before} & {*after}
         assert all(torch.equal(before[name], after[name]) for name in both)
         assert {name.split(".")[0] for name in {*before} ^ {*after}} == {"heads"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"normalisation": "instance"}, "model.normalisation instance instead of batch"),
+        ({"normalisation": "group"}, "model.normalisation group instead of batch"),
+        ({"padding": "zeros"}, "model.padding zeros instead of valid"),
+        (
+            {"upsampling": "nearest", "pool_size": 3},
+            "model.upsampling nearest instead of bilinear, model.pool_size 3 instead of 2",
+        ),
+        ({"width": 4}, "model.width 4 instead of 2"),
+    ],
+)
+def test_weights_of_the_same_shapes_that_compute_another_thing_are_no_start(
+    changes: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    had = {"width": 2, "depth": 2, "normalisation": "batch", "upsampling": "bilinear"}
+    settings, other = UNetSettings(**had), UNetSettings(**had | changes)
+    start = write_trained(tmp_path / "start", settings, build(settings, 1, 2))
+    with pytest.raises(ValueError, match=rf"must be the same network: got {named}; set model as"):
+        take_over(build(other, 1, 2), other, start, ["a"], "cells", freeze_encoder=False)
+    free = settings.model_copy(update={"dropout": 0.1, "dropout_at": "convolutions"})
+    take_over(build(free, 1, 2), free, start, ["a"], "cells", freeze_encoder=False)
 
 
 # -------------------------------------------------------------------------------------- size

@@ -16,6 +16,8 @@ class NetworkSettings(Settings):
 
     nameable: ClassVar[bool] = True
     """Whether an experiment can name it."""
+    may_differ: ClassVar[frozenset[str]] = frozenset()
+    """Settings in which a training that goes on from another network may differ from it."""
 
     network: str
     dimensions: Literal[2, 3]
@@ -47,6 +49,7 @@ class VggSettings(NetworkSettings):
 
     convolutions: ClassVar[tuple[int, ...]]
     weights_name: ClassVar[str]
+    may_differ = frozenset({"pretrained"})
 
     dimensions: Literal[2] = setting(2, "stacks are read plane by plane")
     width: Annotated[int, OR_AUTO] = setting(

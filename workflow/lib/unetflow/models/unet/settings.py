@@ -19,6 +19,8 @@ Stride = Annotated[int, Field(ge=1, le=4)]
 class UNetSettings(NetworkSettings):
     """The U-Net of Ronneberger et al. 2015, and what others have made of it."""
 
+    may_differ = frozenset({"dropout", "dropout_at", "deep_supervision"})
+
     network: Literal["unet"] = setting("unet", "the folder in models/ that builds it")
     dimensions: Literal[2, 3] = setting(2, "2: stacks are read plane by plane; 3: as volumes")
     width: Annotated[int, OR_AUTO] = setting(
