@@ -350,7 +350,11 @@ def test_model_json_tells_the_network(settings: NetworkSettings) -> None:
     ("model", "message"),
     [
         ({"network": "ternausnett"}, "model.network must be one of .*; the nearest is ternausnet"),
-        ({"network": "fcn", "dimensions": 3}, "model.dimensions must be 2: got 3"),
+        (
+            {"network": "fcn", "dimensions": 3},
+            "model.dimensions: must be 2, .*: got 3; leave it out, and stacks are read plane by",
+        ),
+        ({"network": "fcn", "dimensions": 4}, "model.dimensions must be 2: got 4"),
         ({"network": "fcn", "stride": 4}, "model.stride must be 32, 16 or 8: got 4"),
         ({"network": "fcn", "depth": 4}, "unknown key model.depth; it belongs to another kind"),
         ({"network": "fcn", "width": 3}, "model.width must be a multiple of 2: got 3"),

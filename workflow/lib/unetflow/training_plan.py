@@ -88,8 +88,10 @@ def fingerprint(
     Raises
     ------
     ValueError
-        If no image is annotated.
+        If no image is annotated, or one has fewer spatial axes than the network.
     """
+    for entry in index["images"]:
+        axis_rules.check_dimensions(entry["axes"], dimensions, str(images / entry["image"]))
     annotated = [entry for entry in index["images"] if entry["annotated"]]
     if not annotated:
         raise ValueError(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from unetflow.geometry import Geometry
 from unetflow.settings.fields import OR_AUTO, Settings, setting
@@ -22,6 +22,16 @@ class NetworkSettings(Settings):
     network: str
     dimensions: Literal[2, 3]
     width: int
+
+    @field_validator("dimensions", mode="before")
+    @classmethod
+    def _network_has_dimensions(cls, dimensions: Any) -> Any:
+        if dimensions == 3 and 3 not in get_args(cls.model_fields["dimensions"].annotation):
+            raise ValueError(
+                "must be 2, since this network is one of planes: got 3; leave it out, and stacks "
+                "are read plane by plane, or take the network unet"
+            )
+        return dimensions
 
     @property
     @abstractmethod
