@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,34 @@ def as_trained(settings: UNetSettings, channels: int = 1, classes: int = 2) -> n
         elif name.endswith(("bias", "running_mean")):
             nn.init.normal_(values, std=0.1)
     return network
+
+
+# -------------------------------------------------------------------------- normalisation
+
+
+@pytest.mark.parametrize("options", [{"padding": "zeros"}, {"filter_size": 1}])
+@pytest.mark.parametrize("normalisation", ["none", "batch", "instance", "group", "layer"])
+def test_a_patch_of_one_sample_at_the_deepest_level_is_refused_where_torch_does(
+    normalisation: str, options: dict[str, Any]
+) -> None:
+    settings = UNetSettings(width=2, depth=2, normalisation=normalisation, **options)
+    for tile in ((4, 4), (4, 8), (8, 4), (8, 8)):
+        alone = tile == (4, 4) and normalisation in ("batch", "instance")
+        with pytest.raises(ValueError, match="Expected more") if alone else nullcontext():
+            build(settings, 1, 2).train()(torch.zeros(1, 1, *tile))
+        rule = r"patches\.tile must leave several .* which leaves one; set 8 or more"
+        with pytest.raises(ValueError, match=rule) if alone else nullcontext():
+            ExperimentSettings(
+                dataset="any", model=settings, patches={"tile": tile}, predict={"tile": 48}
+            )
+
+
+@pytest.mark.parametrize("normalisation", ["batch", "instance"])
+def test_patches_of_valid_convolutions_leave_several_samples(normalisation: str) -> None:
+    settings = UNetSettings(width=2, depth=2, normalisation=normalisation)
+    smallest = [axis.smallest_tile for axis in settings.geometry]
+    settings.check_patch(smallest)
+    assert build(settings, 1, 2).train()(torch.zeros(1, 1, *smallest)).isfinite().all()
 
 
 # ---------------------------------------------------------------------------------- geometry

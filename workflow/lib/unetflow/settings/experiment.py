@@ -186,13 +186,12 @@ class ExperimentSettings(Settings):
     def _tiles_are_admissible(self) -> Self:
         if self.patches_are_planned:
             return self  # looked at when the plan has chosen
-        for stage, tile in (("patches", self.patches.tile), ("predict", self.predict.tile)):
+        for stage, tile, check in (
+            ("patches", self.patches.tile, self.model.check_patch),
+            ("predict", self.predict.tile, self.model.check_tile),
+        ):
             try:
-                for axis, extent in zip(self.model.geometry, self.per_axis(tile), strict=True):
-                    if stage == "patches":
-                        axis.check_patch(extent)
-                    else:
-                        axis.step(extent)
+                check(self.per_axis(tile))
             except ValueError as error:
                 raise ValueError(f"{stage}.{error}") from error
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import field_validator, model_validator
@@ -37,6 +38,28 @@ class NetworkSettings(Settings):
     @abstractmethod
     def geometry(self) -> Geometry:
         """Geometry along each spatial axis."""
+
+    def check_patch(self, tile: Sequence[int]) -> None:
+        """Refuse the extents of a patch that the network cannot learn from.
+
+        Raises
+        ------
+        ValueError
+            Naming those that are possible.
+        """
+        for axis, extent in zip(self.geometry, tile, strict=True):
+            axis.check_patch(extent)
+
+    def check_tile(self, tile: Sequence[int]) -> None:
+        """Refuse the extents of a tile that no image can be divided into.
+
+        Raises
+        ------
+        ValueError
+            Naming those that are possible.
+        """
+        for axis, extent in zip(self.geometry, tile, strict=True):
+            axis.step(extent)
 
     @property
     def mixes_batch(self) -> bool:
