@@ -84,7 +84,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_trained(folder: Path, settings: NetworkSettings, network: nn.Module) -> Path:
-    """Write a network as a folder of a trained one."""
+    """Write a network as a folder of one that was trained on image a of the dataset cells."""
     folder.mkdir()
     write_weights(folder / "model.safetensors", network.float().state_dict())
     facts = {
@@ -93,7 +93,8 @@ def write_trained(folder: Path, settings: NetworkSettings, network: nn.Module) -
         "channels": 1,
         "class_names": ["background", "cell"],
         "weights_sha256": sha256(folder / "model.safetensors"),
-        "training": {"images": []},
+        "dataset": "cells",
+        "training": {"images": ["a"]},
     }
     write_json(folder / "model.json", facts)
     return folder

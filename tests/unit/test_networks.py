@@ -212,7 +212,9 @@ def test_a_finer_fcn_goes_on_from_a_coarser_one(tmp_path: Path) -> None:
     before = as_trained(coarse).float().state_dict()
     start = write_trained(tmp_path / "coarse", coarse, as_trained(coarse))
     network = build(fine, 1, 2).eval()
-    take_over(network, start, [], "any", freeze_encoder=False)
+    with pytest.raises(ValueError, match=r"must not know what a fold holds out: .* such as a; "):
+        take_over(network, fine, start, ["b"], "cells", freeze_encoder=False)
+    take_over(network, fine, start, ["a"], "cells", freeze_encoder=False)
     after = network.state_dict()
     kept = {name for name in after if name in before and torch.equal(after[name], before[name])}
     assert kept == {*before} - {"classify.final.weight"}
@@ -226,10 +228,10 @@ def test_a_finer_fcn_goes_on_from_a_coarser_one(tmp_path: Path) -> None:
     assert expected.std() > 10 * (found - expected).std() > 0
     finer = write_trained(tmp_path / "finer", fine, network)
     with pytest.raises(ValueError, match=r"train\.start_from must be the same network: 3 layers"):
-        take_over(build(coarse, 1, 2), finer, [], "any", freeze_encoder=False)
+        take_over(build(coarse, 1, 2), coarse, finer, ["a"], "cells", freeze_encoder=False)
     other = write_trained(tmp_path / "other", TERNAUSNETS[1], as_trained(TERNAUSNETS[1]))
-    with pytest.raises(ValueError, match=r"train\.start_from must be the same network"):
-        take_over(build(finest, 1, 2), other, [], "any", freeze_encoder=False)
+    with pytest.raises(ValueError, match=r"same network: got model.network fcn instead of ternaus"):
+        take_over(build(finest, 1, 2), finest, other, ["a"], "cells", freeze_encoder=False)
 
 
 def test_each_window_by_itself_takes_555_times_the_operations() -> None:
@@ -348,7 +350,11 @@ def test_model_json_tells_the_network(settings: NetworkSettings) -> None:
     ("model", "message"),
     [
         ({"network": "ternausnett"}, "model.network must be one of .*; the nearest is ternausnet"),
-        ({"network": "fcn", "dimensions": 3}, "model.dimensions must be 2: got 3"),
+        (
+            {"network": "fcn", "dimensions": 3},
+            "model.dimensions: must be 2, .*: got 3; leave it out, and stacks are read plane by",
+        ),
+        ({"network": "fcn", "dimensions": 4}, "model.dimensions must be 2: got 4"),
         ({"network": "fcn", "stride": 4}, "model.stride must be 32, 16 or 8: got 4"),
         ({"network": "fcn", "depth": 4}, "unknown key model.depth; it belongs to another kind"),
         ({"network": "fcn", "width": 3}, "model.width must be a multiple of 2: got 3"),

@@ -380,7 +380,7 @@ def test_a_package_is_planned_as_a_network_of_ours(tmp_path: Path, tile: Any) ->
 def test_a_volume_that_a_model_is_not_for_is_told(tmp_path: Path) -> None:
     write_package(tmp_path / "foreign.zip", dimensions=3)
     volumes = planned(tmp_path, str(tmp_path / "foreign.zip"))
-    assert "a 3D network needs 3 spatial axes: the volume has 2" in volumes["flat"]["reason"]
+    assert "3D network needs 3 spatial axes: the image has 2; use a 2D" in volumes["flat"]["reason"]
     assert volumes["deep"]["state"] == "planned"
     nothing = planned(tmp_path / "again", str(tmp_path / "none.zip"))
     assert {of["state"] for of in nothing.values()} == {"failed"}

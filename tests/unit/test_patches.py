@@ -295,6 +295,11 @@ CASES = [
 ]
 
 
+def test_a_plane_has_no_patches_of_volumes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="image: a 3D network needs 3 spatial axes: the image has"):
+        Source(tmp_path, "cyx", (3, 40, 50)).opened(DEEP)
+
+
 @pytest.mark.parametrize(("axes", "shape", "geometry", "tile"), CASES)
 def test_any_patch_can_be_made_again_from_its_stored_seed(
     tmp_path: Path, axes: str, shape: tuple[int, ...], geometry: Geometry, tile: Any

@@ -138,7 +138,7 @@ def test_a_volume_that_cannot_be_read_is_failed_and_the_others_are_planned(
 def test_a_3d_network_on_a_plane_is_failed_with_the_rule(tmp_path: Path) -> None:
     planned = plan(tmp_path, {"a": volume(tmp_path / "a", "yx")}, dimensions=3)["a"]
     assert planned["state"] == "failed"
-    assert "a 3D network needs 3 spatial axes: the volume has 2" in planned["reason"]
+    assert "a 3D network needs 3 spatial axes: the image has 2; use a 2D" in planned["reason"]
 
 
 def test_a_plan_for_a_larger_network_or_tile_needs_more_memory(tmp_path: Path) -> None:

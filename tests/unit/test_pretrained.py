@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -112,6 +114,28 @@ def test_a_name_tells_the_digest(vgg11: Path, tmp_path: Path) -> None:
     take_pretrained(build(ternausnet(right), 3, 2), ternausnet(right), freeze=False)
 
 
+@pytest.mark.parametrize(
+    "name", ["vgg11-8A719046.pth", "vgg11-8a719046 (1).pth", "vgg11-8a719046.pt", "a-8a719046"]
+)
+def test_a_name_tells_the_digest_whatever_has_become_of_it(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    torch.save(torchvisions(VGG11, 2), path)
+    refused(path, r"must have the SHA-256 that its name tells: got [0-9a-f]{8}, expected 8[aA]7190")
+
+
+def test_a_digest_in_capitals_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "vgg11.pth"
+    torch.save(torchvisions(VGG11, 2), path)
+    path = path.rename(tmp_path / f"vgg11-{sha256(path)[:8].upper()}.pth")
+    take_pretrained(build(thin(ternausnet(path), path), 3, 2), thin(ternausnet(path), path), False)
+
+
+def test_digits_that_are_no_eight_tell_no_digest(tmp_path: Path) -> None:
+    path = tmp_path / "vgg11-8a7190461.pth"
+    torch.save(torchvisions(VGG11, 2), path)
+    take_pretrained(build(thin(ternausnet(path), path), 3, 2), thin(ternausnet(path), path), False)
+
+
 class Runs:
     """What a pickle with code looks like."""
 
@@ -157,6 +181,40 @@ def test_a_file_that_is_cut_short_is_told(old: bool, share: float, tmp_path: Pat
     refused(path, "must be a whole file of torch.save: got one that is cut short or damaged")
 
 
+def test_a_damaged_byte_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "flipped.pth"
+    there = torchvisions(VGG11, 2)
+    torch.save(there, path)
+    content, values = path.read_bytes(), there["features.6.weight"].numpy().tobytes()
+    place = content.index(values) + 5
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    torch.load(path, weights_only=True)  # does not notice
+    refused(path, "must be a whole file of torch.save: got one that is cut short or damaged")
+
+
+def test_another_format_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "other.pth"
+    torch.jit.save(torch.jit.script(nn.Conv2d(3, 2, 3)), path)
+    refused(path, "must be a file of torch.save: got TorchScript, another format; save the")
+    safetensors.torch.save_file({"features.0.bias": torch.zeros(2)}, path)
+    refused(path, "must be a file of torch.save: got safetensors, another format; save the")
+    path.write_bytes(b'{"code":{"status":404,"message":"Not Found"}}')
+    refused(path, "must be a whole file of torch.save")
+
+
+def having(name: str, changed: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Weights of which one tensor is changed."""
+    there = torchvisions(VGG11, 2)
+    return there | {name: changed(there[name])}
+
+
+@pytest.mark.parametrize("inputs", [2, 4])
+def test_only_three_channels_are_added_up(inputs: int, tmp_path: Path) -> None:
+    path = tmp_path / "other.pth"
+    torch.save(having("features.0.weight", lambda it: it[:, :1].repeat(1, inputs, 1, 1)), path)
+    refused(path, f"got 2x{inputs}x3x3 for features.0.weight, expected 2x1x3x3", channels=1)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -165,6 +223,11 @@ def test_a_file_that_is_cut_short_is_told(old: bool, share: float, tmp_path: Pat
         ({"features.0.weight": torch.zeros(2, 3, 3, 3)}, "got none for features.0.bias"),
         ({}, "got none for features.0.weight, expected 2x3x3x3"),
         ([torch.zeros(2)], "must hold tensors by name"),
+        ({0: torch.zeros(2)}, "must hold tensors by name"),
+        (having("features.3.weight", Tensor.to_sparse), "dense .* got torch.sparse_coo; save"),
+        (having("features.3.weight", Tensor.char), "floating-point weights: got torch.int8; save"),
+        (having("features.3.bias", lambda it: it / 0), "finite .* got NaN or infinity; save"),
+        (having("features.3.bias", lambda it: it.double() * 1e300), "got NaN or infinity; save"),
         ({"epoch": 3}, "must hold tensors by name"),
     ],
 )

@@ -180,6 +180,30 @@ def test_a_key_with_one_letter_missing_is_refused_by_its_name(
         ({"train__steps": "many"}, "train.steps must be a valid integer, .*: got 'many'"),
         ({"model__dimensions": 4}, "model.dimensions must be 2 or 3: got 4"),
         ({"weights__sigma": -1}, "weights.sigma must be greater than 0: got -1"),
+        (
+            {"weights__annotated_planes": {}},
+            "weights.annotated_planes .* at least 1 item.*: got {}",
+        ),
+        (
+            {"weights__class_weights": [0, 0]},
+            r"weights.class_weights: must be above 0 for some class, .*: got \[0.0, 0.0\]; .*",
+        ),
+        (
+            {"train": {"optimiser": "adam", "momentum": 0.9}},
+            "train: momentum must be left at 0.99 where optimiser is adam, .*: got 0.9; .*",
+        ),
+        (
+            {"train": {"recipe": "modern", "staircase_steps": 9}},
+            "train: staircase_steps must be left at 1000 where .* one_cycle, .*: got 9; .*",
+        ),
+        (
+            {"train__staircase_factor": 0.5},
+            ".* where schedule is constant, .*: got 0.5; .*, or set schedule to staircase",
+        ),
+        (
+            {"model": {"width": 17, "normalisation": "group"}},
+            "model: width must be even for normalisation group, .*: got 17, .*",
+        ),
         ({"split__folds": 0}, "split.folds must be greater than or equal to 1: got 0"),
         (
             {"split__folds": 1},
@@ -545,6 +569,16 @@ def test_pretrained_weights_must_be_there_and_alone(tmp_path: Path) -> None:
     content["train"] = {**content.get("train", {}), "start_from": "elsewhere"}
     with pytest.raises(ValueError, match=r"train.start_from must be alone: got model.pretrained"):
         ExperimentSettings(**content)
+
+
+def test_pretrained_weights_leave_no_width_to_the_plan() -> None:
+    model = {"network": "ternausnet", "padding": "valid", "pretrained": "imagenet", "width": "auto"}
+    rule = (
+        r"^one: model\.width must be 64 for model\.pretrained, as VGG's is: got auto; leave it out$"
+    )
+    with pytest.raises(ValueError, match=rule):
+        parse(ExperimentSettings, having(model=model, patches__tile=342), "one")
+    parse(ExperimentSettings, having(model=model | {"pretrained": None}, patches__tile=342), "one")
 
 
 def test_a_frozen_encoder_must_come_from_somewhere() -> None:

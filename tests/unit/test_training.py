@@ -41,6 +41,7 @@ from unetflow.models.unet.settings import UNetSettings
 from unetflow.optimisation import State, optimiser, schedule
 from unetflow.patches import cut_patches, open_source
 from unetflow.sampling import Patches
+from unetflow.settings.datasets import DatasetSettings
 from unetflow.settings.experiment import ExperimentSettings
 from unetflow.settings.training import (
     IntensitySettings,
@@ -85,7 +86,7 @@ def experiment(
         "steps": STEPS,
         "validate_every": 5,
         "learning_rate": 0.01,
-        "momentum": 0.9,
+        **({} if "optimiser" in train_settings else {"momentum": 0.9}),
         "device": "cpu",
         "threads": 1,
         **train_settings,
@@ -574,8 +575,8 @@ def test_a_training_that_gets_no_better_stops_and_says_so(
 def test_the_history_tells_the_learning_rate_of_each_step(
     data: Path, tmp_path: Path, kind: str, schedule_kind: str
 ) -> None:
-    chosen = {"optimiser": kind, "schedule": schedule_kind, "steps": 5, "staircase_steps": 2}
-    train_in(data, tmp_path, **chosen)
+    stairs = {"staircase_steps": 2} if schedule_kind == "staircase" else {}
+    train_in(data, tmp_path, optimiser=kind, schedule=schedule_kind, steps=5, **stairs)
     found = pd.read_csv(tmp_path / "history.tsv", sep="\t")["learning_rate"]
     expected = [0.01] * 5
     if schedule_kind == "staircase":
@@ -1061,7 +1062,9 @@ def test_another_number_of_classes_has_a_new_last_layer(
 def test_another_network_is_no_start(data: Path, trained: Path, tmp_path: Path) -> None:
     chosen = experiment(start_from=str(trained)).model_dump()
     wider = ExperimentSettings(**{**chosen, "model": {"width": 4, "depth": 1}})
-    with pytest.raises(ValueError, match=r"start_from must be the same network: \d+ layers differ"):
+    with pytest.raises(
+        ValueError, match=r"start_from must be the same network: got model.width 4 inst"
+    ):
         train(replace(task_in(data), start=trained), wider, tmp_path, tmp_path / "checkpoints")
 
 
@@ -1074,6 +1077,21 @@ def test_a_model_that_knows_what_is_held_out_is_no_start(
         train(held_out, experiment(start_from=str(trained)), tmp_path, tmp_path / "checkpoints")
     other = experiment(start_from=str(trained), steps=1).model_copy(update={"dataset": "other"})
     train(held_out, other, tmp_path, tmp_path / "checkpoints")
+
+
+def test_a_written_out_dataset_is_known_by_its_name(data: Path, tmp_path: Path) -> None:
+    def settings(name: str, **train: Any) -> ExperimentSettings:
+        written = DatasetSettings(name=name, layout={"kind": "synthetic", "shape": [3, 40, 44]})
+        return experiment(steps=1, **train).model_copy(update={"dataset": written})
+
+    start, task = tmp_path / "start", task_in(data)
+    train(task, settings("cells"), start, tmp_path / "checkpoints")
+    assert read_json(start / "model.json")["dataset"] == "cells"
+    held_out = replace(task, start=start, patches={"a": task.patches["a"]})
+    same, other = (settings(name, start_from=str(start)) for name in ("cells", "others"))
+    with pytest.raises(ValueError, match=r"learned from 1 of its images, such as b; start from"):
+        train(held_out, same, tmp_path / "same", tmp_path / "checkpoints")
+    train(held_out, other, tmp_path / "other", tmp_path / "checkpoints")
 
 
 def test_a_training_starts_from_pretrained_weights_which_prediction_does_without(

@@ -212,6 +212,17 @@ def test_a_fingerprint_is_that_of_the_annotated_images(tmp_path: Path, dimension
         fingerprint(tmp_path, {"images": entries[3:]}, dimensions)
 
 
+def test_planes_are_not_for_a_3d_network(tmp_path: Path) -> None:
+    # Also one that no training sees, since the network is to predict it.
+    entries = [
+        {"image": name, "axes": axes, "shape": shape, "annotated": name == "a", "voxel_size_um": {}}
+        for name, axes, shape in (("a", "zyx", [9, 9, 9]), ("b", "cyx", [3, 9, 9]))
+    ]
+    assert fingerprint(tmp_path, {"images": entries}, 2, look=False).shape == (9, 9)
+    with pytest.raises(ValueError, match="/b: a 3D network needs 3 spatial axes: the image has 2;"):
+        fingerprint(tmp_path, {"images": entries}, 3, look=False)
+
+
 def test_long_voxels_make_short_tiles_and_count_for_the_depth() -> None:
     """A ball 24 voxels wide, and one of as many voxels that are eight times as long as wide."""
     cubes = Fingerprint(20, 1, (300, 300, 300), 24, 10**8, 10**7, (1.0, 1.0, 1.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,34 @@ def as_trained(settings: UNetSettings, channels: int = 1, classes: int = 2) -> n
         elif name.endswith(("bias", "running_mean")):
             nn.init.normal_(values, std=0.1)
     return network
+
+
+# -------------------------------------------------------------------------- normalisation
+
+
+@pytest.mark.parametrize("options", [{"padding": "zeros"}, {"filter_size": 1}])
+@pytest.mark.parametrize("normalisation", ["none", "batch", "instance", "group", "layer"])
+def test_a_patch_of_one_sample_at_the_deepest_level_is_refused_where_torch_does(
+    normalisation: str, options: dict[str, Any]
+) -> None:
+    settings = UNetSettings(width=2, depth=2, normalisation=normalisation, **options)
+    for tile in ((4, 4), (4, 8), (8, 4), (8, 8)):
+        alone = tile == (4, 4) and normalisation in ("batch", "instance")
+        with pytest.raises(ValueError, match="Expected more") if alone else nullcontext():
+            build(settings, 1, 2).train()(torch.zeros(1, 1, *tile))
+        rule = r"patches\.tile must leave several .* which leaves one; set 8 or more"
+        with pytest.raises(ValueError, match=rule) if alone else nullcontext():
+            ExperimentSettings(
+                dataset="any", model=settings, patches={"tile": tile}, predict={"tile": 48}
+            )
+
+
+@pytest.mark.parametrize("normalisation", ["batch", "instance"])
+def test_patches_of_valid_convolutions_leave_several_samples(normalisation: str) -> None:
+    settings = UNetSettings(width=2, depth=2, normalisation=normalisation)
+    smallest = [axis.smallest_tile for axis in settings.geometry]
+    settings.check_patch(smallest)
+    assert build(settings, 1, 2).train()(torch.zeros(1, 1, *smallest)).isfinite().all()
 
 
 # ---------------------------------------------------------------------------------- geometry
@@ -416,11 +445,36 @@ def test_a_training_goes_on_from_one_with_or_without_coarser_outputs(tmp_path: P
         network = build(settings, 1, 2)
         folder = write_trained(tmp_path / str(start), settings, network)
         later = build(other, 1, 2)
-        take_over(later, folder, [], "any", freeze_encoder=False)
+        take_over(later, other, folder, ["a", "b"], "cells", freeze_encoder=False)
         before, after = network.state_dict(), later.state_dict()
         both = {*before} & {*after}
         assert all(torch.equal(before[name], after[name]) for name in both)
         assert {name.split(".")[0] for name in {*before} ^ {*after}} == {"heads"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"normalisation": "instance"}, "model.normalisation instance instead of batch"),
+        ({"normalisation": "group"}, "model.normalisation group instead of batch"),
+        ({"padding": "zeros"}, "model.padding zeros instead of valid"),
+        (
+            {"upsampling": "nearest", "pool_size": 3},
+            "model.upsampling nearest instead of bilinear, model.pool_size 3 instead of 2",
+        ),
+        ({"width": 4}, "model.width 4 instead of 2"),
+    ],
+)
+def test_weights_of_the_same_shapes_that_compute_another_thing_are_no_start(
+    changes: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    had = {"width": 2, "depth": 2, "normalisation": "batch", "upsampling": "bilinear"}
+    settings, other = UNetSettings(**had), UNetSettings(**had | changes)
+    start = write_trained(tmp_path / "start", settings, build(settings, 1, 2))
+    with pytest.raises(ValueError, match=rf"must be the same network: got {named}; set model as"):
+        take_over(build(other, 1, 2), other, start, ["a"], "cells", freeze_encoder=False)
+    free = settings.model_copy(update={"dropout": 0.1, "dropout_at": "convolutions"})
+    take_over(build(free, 1, 2), free, start, ["a"], "cells", freeze_encoder=False)
 
 
 # -------------------------------------------------------------------------------------- size

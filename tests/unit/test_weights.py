@@ -471,6 +471,12 @@ def test_planes_that_do_not_count_teach_nothing_and_the_others_what_they_did(
     np.testing.assert_array_equal(sparse_weights, np.where(counts, weights, 0))
 
 
+def test_a_plane_has_no_weights_of_volumes(tmp_path: Path) -> None:
+    write_image(tmp_path / "image", np.ones((12, 14), np.uint32))
+    with pytest.raises(ValueError, match="image: a 3D network needs 3 spatial axes: the image has"):
+        write_weights(tmp_path / "image", tmp_path / "w", [1, 1], 3, WeightsSettings())
+
+
 def test_tested_planes_teach_nothing_wherever_annotated_ones_cross_them(tmp_path: Path) -> None:
     write_image(tmp_path / "image", np.ones((9, 12, 14), np.uint32))
     settings = WeightsSettings(w0=0, annotated_planes={"z": 7, "x": 14})

@@ -15,7 +15,7 @@ def section_of(experiment, name):
 
 def dataset_name_of(experiment):
     """Dataset of an experiment."""
-    return settings_files.dataset_name(EXPERIMENTS[experiment])
+    return EXPERIMENTS[experiment].dataset_name
 
 
 WEIGHTS_FOLLOW = ("dataset", "weights", "split.tested_planes", "model.dimensions")

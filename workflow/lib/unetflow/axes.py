@@ -31,6 +31,21 @@ def check(axes: str, shape: Sequence[int], name: str) -> None:
         )
 
 
+def check_dimensions(axes: str, dimensions: int, name: str) -> None:
+    """Refuse an image with fewer spatial axes than a network has; of more it takes planes.
+
+    Raises
+    ------
+    ValueError
+        Naming `name` and the rule that is broken.
+    """
+    if len(spatial(axes)) < dimensions:
+        raise ValueError(
+            f"{name}: a {dimensions}D network needs {dimensions} spatial axes: the image has "
+            f"{len(spatial(axes))}; use a {len(spatial(axes))}D network"
+        )
+
+
 def voxel_size(axes: str, voxel_size_um: dict[str, float]) -> tuple[float, ...] | None:
     """Voxel size along the spatial axes in micrometres, or None where any of them is unknown."""
     sizes = [voxel_size_um.get(axis) for axis in spatial(axes)]

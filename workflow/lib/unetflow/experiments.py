@@ -185,13 +185,6 @@ def start_of(family: Mapping[str, ExperimentSettings], name: str) -> list[str | 
     return [str(weights), status.st_size, status.st_mtime_ns]
 
 
-def dataset_name(experiment: ExperimentSettings) -> str:
-    """Name of an experiment's dataset."""
-    return (
-        experiment.dataset if isinstance(experiment.dataset, str) else str(experiment.dataset.name)
-    )
-
-
 def datasets_of(
     experiments: Mapping[str, ExperimentSettings], registry: Path, override: Path | None
 ) -> dict[str, DatasetSettings]:
@@ -205,7 +198,7 @@ def datasets_of(
     """
     found: dict[str, DatasetSettings] = {}
     for label, experiment in experiments.items():
-        name, dataset = dataset_name(experiment), experiment.dataset
+        name, dataset = experiment.dataset_name, experiment.dataset
         if isinstance(dataset, str):
             dataset = find_dataset(dataset, registry, override)
         check_task(label, experiment, name, dataset)
@@ -231,7 +224,7 @@ def check_regions(
         One line that names the experiment.
     """
     for name, experiment in experiments.items():
-        dataset = datasets[dataset_name(experiment)]
+        dataset = datasets[experiment.dataset_name]
         if isinstance(dataset.layout, DecathlonLayout):
             continue
         try:

@@ -15,6 +15,7 @@ import pandas as pd
 import zarr
 from numpy.typing import NDArray
 
+from unetflow import axes as axis_rules
 from unetflow.elastic import Deformation, draw
 from unetflow.geometry import Geometry
 from unetflow.progress import log, track
@@ -267,6 +268,7 @@ def open_source(
 ) -> Source:
     """Open an image and what the stage weights wrote for it; one of true values has its target."""
     image = open_image(image_path)
+    axis_rules.check_dimensions(image.axes, len(geometry), str(image_path))
     values = image.target()
     if values is not None:
         return ValueSource(image, values.array, None, geometry, class_counts, weight_settings)

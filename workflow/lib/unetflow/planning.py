@@ -127,11 +127,7 @@ def plan_volume(
         If the network cannot be used on the volume, or a tile does not fit the memory.
     """
     dimensions = experiment.model.dimensions
-    if len(image.spatial_shape) < dimensions:
-        raise ValueError(
-            f"{image.path}: a {dimensions}D network needs {dimensions} spatial axes: the volume "
-            f"has {len(image.spatial_shape)}; use another experiment or model"
-        )
+    axis_rules.check_dimensions(image.axes, dimensions, str(image.path))
     within, mask = parse_region(row.get("region", ""), image), row.get("mask", "")
     if isinstance(image.array, Resampled) and (mask or within):
         raise ValueError(

@@ -190,8 +190,8 @@ def train(
     torch.manual_seed(seed)
     network = build(experiment.model, len(pooled.scale), outputs)
     if task.start is not None:
-        images, dataset = list(task.patches), str(experiment.dataset)
-        take_over(network, task.start, images, dataset, settings.freeze_encoder)
+        of, images, dataset = experiment.model, list(task.patches), experiment.dataset_name
+        take_over(network, of, task.start, images, dataset, settings.freeze_encoder)
     elif (pretrained := task.pretrained(experiment.model)) is not None:
         take_pretrained(network, pretrained, settings.freeze_encoder)
     example = patches.batch(0, settings)[0] if settings.compile else None
@@ -478,7 +478,7 @@ def write_facts(
             "class_names": list(task.class_names),
             **({} if regression is None else {"target": regression.facts()}),
             "voxel_size_um": dict(task.voxel_size_um),
-            "dataset": experiment.dataset if isinstance(experiment.dataset, str) else None,
+            "dataset": experiment.dataset_name,
             "intensity": intensity,
             "tile": list(experiment.per_axis(experiment.predict.tile)),
             "threshold": threshold,

@@ -88,8 +88,10 @@ def fingerprint(
     Raises
     ------
     ValueError
-        If no image is annotated.
+        If no image is annotated, or one has fewer spatial axes than the network.
     """
+    for entry in index["images"]:
+        axis_rules.check_dimensions(entry["axes"], dimensions, str(images / entry["image"]))
     annotated = [entry for entry in index["images"] if entry["annotated"]]
     if not annotated:
         raise ValueError(
@@ -226,17 +228,12 @@ def times(extents: Sequence[int]) -> str:
 
 def check_tile(name: str, tile: Sequence[int], model: NetworkSettings) -> None:
     """Refuse a tile that is set and does not suit the network that is planned."""
-    for axis, extent in zip(model.geometry, tile, strict=True):
-        try:
-            if name == "patches.tile":
-                axis.check_patch(extent)
-            else:
-                axis.step(extent)
-        except ValueError as error:
-            planned = f"depth {model.depth}" if hasattr(model, "depth") else model.network
-            raise ValueError(
-                f"{name} must suit the planned {planned}, or be auto: {error}"
-            ) from error
+    check = model.check_patch if name == "patches.tile" else model.check_tile
+    try:
+        check(tile)
+    except ValueError as error:
+        planned = f"depth {model.depth}" if hasattr(model, "depth") else model.network
+        raise ValueError(f"{name} must suit the planned {planned}, or be auto: {error}") from error
 
 
 def suits(name: str, tile: Sequence[int], model: NetworkSettings) -> bool:

@@ -9,10 +9,17 @@ from torch import nn
 
 from unetflow.inference import load
 from unetflow.progress import log
+from unetflow.settings.network import NetworkSettings
+from unetflow.settings.networks import parse_network
 
 
 def take_over(
-    network: nn.Module, start: Path, images: Sequence[str], dataset: str, freeze_encoder: bool
+    network: nn.Module,
+    settings: NetworkSettings,
+    start: Path,
+    images: Sequence[str],
+    dataset: str,
+    freeze_encoder: bool,
 ) -> None:
     """Give a network the weights of another; of the layers that classify, those of the same shape.
 
@@ -20,6 +27,8 @@ def take_over(
 
     Parameters
     ----------
+    settings : NetworkSettings
+        What the network was built from.
     start : Path
         Folder of the other's `model.json` and `model.safetensors`.
     images : sequence of str
@@ -39,6 +48,7 @@ def take_over(
             f"{start}: train.start_from must not know what a fold holds out: it has learned from "
             f"{len(seen)} of its images, such as {min(seen)}; start from a model of other images"
         )
+    check_alike(settings, parse_network(model.facts["network"]), start)
     other = model.network.state_dict()
     mine = network.state_dict()
     last = [name for name in mine if name.startswith("classify.")]
@@ -51,7 +61,7 @@ def take_over(
     if different:
         raise ValueError(
             f"{start}: train.start_from must be the same network: {len(different)} layers differ, "
-            f"such as {min(different)}; set model as its model.json says, and take as many channels"
+            f"such as {min(different)}; take images of as many channels; of FCNs a coarser one"
         )
     new = [
         name
@@ -62,3 +72,19 @@ def take_over(
     log(f"starts from {start}" + (f"; new: {', '.join(new)}" if new else ""))
     if freeze_encoder:
         network.encoder.requires_grad_(False)
+
+
+def check_alike(settings: NetworkSettings, start: NetworkSettings, folder: Path) -> None:
+    """Refuse settings by which the weights of another network would compute something else."""
+    mine, other = settings.model_dump(mode="json"), start.model_dump(mode="json")
+    different = [
+        f"model.{name} {mine.get(name)} instead of {other[name]}"
+        for name in other
+        if name not in settings.may_differ and mine.get(name) != other[name]
+    ]
+    if different:
+        named = different if settings.network == start.network else different[:1]
+        raise ValueError(
+            f"{folder}: train.start_from must be the same network: got {', '.join(named)}; "
+            "set model as its model.json says"
+        )

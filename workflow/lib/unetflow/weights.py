@@ -263,6 +263,7 @@ def write_weights(
         Of a stack whose every n-th plane is held out: it is left out likewise.
     """
     image = open_image(image_path)
+    axis_rules.check_dimensions(image.axes, dimensions, str(image_path))
     classes, instances = labels_of(image, dimensions)
     sampling, sigma = sampling_of(image, dimensions, settings)
     spatial, shape = axis_rules.spatial(image.axes), classes.shape

@@ -186,13 +186,12 @@ class ExperimentSettings(Settings):
     def _tiles_are_admissible(self) -> Self:
         if self.patches_are_planned:
             return self  # looked at when the plan has chosen
-        for stage, tile in (("patches", self.patches.tile), ("predict", self.predict.tile)):
+        for stage, tile, check in (
+            ("patches", self.patches.tile, self.model.check_patch),
+            ("predict", self.predict.tile, self.model.check_tile),
+        ):
             try:
-                for axis, extent in zip(self.model.geometry, self.per_axis(tile), strict=True):
-                    if stage == "patches":
-                        axis.check_patch(extent)
-                    else:
-                        axis.step(extent)
+                check(self.per_axis(tile))
             except ValueError as error:
                 raise ValueError(f"{stage}.{error}") from error
         return self
@@ -245,6 +244,10 @@ class ExperimentSettings(Settings):
     @model_validator(mode="after")
     def _weights_come_from_one_place(self) -> Self:
         pretrained = isinstance(self.model, VggSettings) and self.model.pretrained is not None
+        if pretrained and "model.width" in self.automatic:
+            raise ValueError(
+                "model.width must be 64 for model.pretrained, as VGG's is: got auto; leave it out"
+            )
         if self.train.start_from is not None and pretrained:
             raise ValueError(
                 "train.start_from must be alone: got model.pretrained too; set one of them to null"
@@ -255,6 +258,11 @@ class ExperimentSettings(Settings):
                 "name a trained model"
             )
         return self
+
+    @property
+    def dataset_name(self) -> str:
+        """Name of the dataset, in the registry or written out."""
+        return self.dataset if isinstance(self.dataset, str) else str(self.dataset.name)
 
     @property
     def patches_are_planned(self) -> bool:

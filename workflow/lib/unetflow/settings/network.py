@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from unetflow.geometry import Geometry
 from unetflow.settings.fields import OR_AUTO, Settings, setting
@@ -16,15 +17,49 @@ class NetworkSettings(Settings):
 
     nameable: ClassVar[bool] = True
     """Whether an experiment can name it."""
+    may_differ: ClassVar[frozenset[str]] = frozenset()
+    """Settings in which a training that goes on from another network may differ from it."""
 
     network: str
     dimensions: Literal[2, 3]
     width: int
 
+    @field_validator("dimensions", mode="before")
+    @classmethod
+    def _network_has_dimensions(cls, dimensions: Any) -> Any:
+        if dimensions == 3 and 3 not in get_args(cls.model_fields["dimensions"].annotation):
+            raise ValueError(
+                "must be 2, since this network is one of planes: got 3; leave it out, and stacks "
+                "are read plane by plane, or take the network unet"
+            )
+        return dimensions
+
     @property
     @abstractmethod
     def geometry(self) -> Geometry:
         """Geometry along each spatial axis."""
+
+    def check_patch(self, tile: Sequence[int]) -> None:
+        """Refuse the extents of a patch that the network cannot learn from.
+
+        Raises
+        ------
+        ValueError
+            Naming those that are possible.
+        """
+        for axis, extent in zip(self.geometry, tile, strict=True):
+            axis.check_patch(extent)
+
+    def check_tile(self, tile: Sequence[int]) -> None:
+        """Refuse the extents of a tile that no image can be divided into.
+
+        Raises
+        ------
+        ValueError
+            Naming those that are possible.
+        """
+        for axis, extent in zip(self.geometry, tile, strict=True):
+            axis.step(extent)
 
     @property
     def mixes_batch(self) -> bool:
@@ -47,6 +82,7 @@ class VggSettings(NetworkSettings):
 
     convolutions: ClassVar[tuple[int, ...]]
     weights_name: ClassVar[str]
+    may_differ = frozenset({"pretrained"})
 
     dimensions: Literal[2] = setting(2, "stacks are read plane by plane")
     width: Annotated[int, OR_AUTO] = setting(

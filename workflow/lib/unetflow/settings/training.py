@@ -128,10 +128,21 @@ class WeightsSettings(Settings):
         "as if only every n-th plane across each of these axes were annotated, as {z: 10, y: 10, "
         "x: 10} (3D U-Net: a few of each); the others teach nothing, nor validate. Tests have all; "
         "null: all. With split.tested_planes, every n-th of those that are not tested",
+        min_length=1,
     )
     separate_touching: bool = setting(
         True, "divide touching instances by a background line of one pixel in the training target"
     )
+
+    @field_validator("class_weights")
+    @classmethod
+    def _some_class_teaches(cls, weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if weights is not None and not any(weights):
+            raise ValueError(
+                f"must be above 0 for some class, or nothing is learned: got {list(weights)}; "
+                "raise one, or leave it out"
+            )
+        return weights
 
 
 class PatchesSettings(Settings):
@@ -283,6 +294,22 @@ class TrainSettings(Settings):
     def _recipe_fills_in(cls, given: Any) -> Any:
         recipe = given.get("recipe") if isinstance(given, dict) else None
         return RECIPES[recipe] | given if isinstance(recipe, str) and recipe in RECIPES else given
+
+    @model_validator(mode="after")
+    def _values_have_an_effect(self) -> Self:
+        for name, of, one in (
+            ("momentum", "optimiser", "sgd"),
+            ("staircase_factor", "schedule", "staircase"),
+            ("staircase_steps", "schedule", "staircase"),
+        ):
+            # Not whether it is given: settings that a run hands on give each.
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if getattr(self, of) != one and value != default:
+                raise ValueError(
+                    f"{name} must be left at {default} where {of} is {getattr(self, of)}, on which "
+                    f"it has no effect: got {value}; leave it out, or set {of} to {one}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _batch_divides_among_devices(self) -> Self:

@@ -14,6 +14,7 @@ class FcnSettings(VggSettings):
 
     convolutions = (2, 2, 3, 3, 3)
     weights_name = "vgg16-397923af.pth"
+    may_differ = frozenset({"pretrained", "stride", "dropout"})
 
     network: Literal["fcn"] = setting(..., "the folder in models/ that builds it")
     stride: Literal[32, 16, 8] = setting(

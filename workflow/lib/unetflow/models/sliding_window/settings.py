@@ -14,6 +14,7 @@ class SlidingWindowSettings(NetworkSettings):
 
     kernels: ClassVar[tuple[int, ...]] = (4, 5, 4, 4)
     left: ClassVar[int] = 3
+    may_differ = frozenset({"dense"})
 
     network: Literal["sliding_window"] = setting(..., "the folder in models/ that builds it")
     dimensions: Literal[2] = setting(2, "stacks are read plane by plane")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 from operator import mul
 from typing import Annotated, Literal, Self, cast
@@ -18,6 +19,8 @@ Stride = Annotated[int, Field(ge=1, le=4)]
 
 class UNetSettings(NetworkSettings):
     """The U-Net of Ronneberger et al. 2015, and what others have made of it."""
+
+    may_differ = frozenset({"dropout", "dropout_at", "deep_supervision"})
 
     network: Literal["unet"] = setting("unet", "the folder in models/ that builds it")
     dimensions: Literal[2, 3] = setting(2, "2: stacks are read plane by plane; 3: as volumes")
@@ -106,6 +109,12 @@ class UNetSettings(NetworkSettings):
                     f"{name} must have a level between the finest and the coarsest: got depth 1; "
                     "set depth to 2 or more"
                 )
+        if self.normalisation == "group" and self.width % 2:
+            raise ValueError(
+                "width must be even for normalisation group, best a multiple of 16, since groups "
+                f"are of as many channels as divide it and 16: got {self.width}, which leaves each "
+                "channel by itself; set another, or normalisation instance, which means that"
+            )
         interpolated = self.attention or self.upsampling == "bilinear"
         if interpolated and any(3 in sizes for sizes in self.strides):
             raise ValueError(
@@ -154,6 +163,24 @@ class UNetSettings(NetworkSettings):
             down = [lost] * (self.depth + 1)
             found += pyramid_geometry(down, up, 1, self.padding == "zeros", strides)
         return found
+
+    def check_patch(self, tile: Sequence[int]) -> None:
+        """Refuse the extents of a patch that the network cannot learn from.
+
+        Raises
+        ------
+        ValueError
+            Naming those that are possible.
+        """
+        super().check_patch(tile)
+        divisors = [axis.divisor for axis in self.geometry]
+        # Convolutions that lose samples at the border need more than this in any case.
+        if self.normalisation in ("batch", "instance") and list(tile) == divisors:
+            raise ValueError(
+                "tile must leave several samples of the deepest level for normalisation "
+                f"{self.normalisation}, which takes their mean and deviation: got {list(tile)}, "
+                f"which leaves one; set {2 * divisors[-1]} or more along some axis"
+            )
 
     def interpolates(self, level: int) -> bool:
         """Whether features or gates are interpolated linearly on the way up to a level."""
