@@ -487,12 +487,11 @@ def test_weights_can_be_those_of_the_deformed_objects(
         plane, _, deformation = patches.drawn(
             instances.shape, dimensions, PatchesSettings(**settings), seed
         )
-        moved = resample(instances, deformation, "nearest", plane)
-        target, weights = target_and_weights(
-            (moved > 0).astype(np.uint8), moved, COUNTS, WEIGHTS, [1.0] * dimensions, 5
-        )
         left_out = resample(source.target, deformation, "nearest", plane) == 255
-        target[left_out], weights[left_out] = 255, 0
+        moved = resample(instances, deformation, "nearest", plane)
+        classes = np.where(left_out, 255, moved > 0).astype(np.uint8)
+        moved[left_out] = 0
+        target, weights = target_and_weights(classes, moved, COUNTS, WEIGHTS, [1.0] * dimensions, 5)
         core = tuple(
             slice(edge, extent - edge) for edge, extent in zip(edges, moved.shape, strict=True)
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -445,30 +446,49 @@ def test_an_object_whose_line_alone_reaches_into_a_margin_is_not_lost(
     assert "thinner" not in caplog.text
 
 
-@pytest.mark.parametrize("every", [{"z": 3}, {"z": 4, "y": 7, "x": 5}, {"y": 1}])
-def test_planes_that_do_not_count_teach_nothing_and_the_others_what_they_did(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: dict[str, int]
+@pytest.mark.parametrize("every", [{"z": 3}, {"z": 4, "y": 7, "x": 5}, {"y": 1}, None])
+@pytest.mark.parametrize("tested", [None, 3])
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("known", [True, False])
+def test_planes_that_are_left_out_are_as_if_they_had_never_been_annotated(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    every: dict[str, int] | None,
+    tested: int | None,
+    dimensions: int,
+    known: bool,
 ) -> None:
     random = np.random.default_rng(0)
     instances = np.kron(random.integers(0, 4, (3, 5, 6)), np.ones((4, 8, 8), int))
-    write_image(tmp_path / "image", instances)
-    monkeypatch.setitem(weights_module.BLOCKS, 3, (1, 40, 40))
-    found = []
-    for name, settings in (
-        ("all", WeightsSettings(sigma=2)),
-        ("some", WeightsSettings(sigma=2, annotated_planes=every)),
-    ):
-        write_weights(tmp_path / "image", tmp_path / name, [1, 1], 3, settings)
-        arrays = (zarr.open_array(tmp_path / name / it, mode="r") for it in ("target", "weights"))
-        found.append([array[...] for array in arrays])
     counts = np.zeros(instances.shape, bool)
-    for place in np.ndindex(instances.shape):
-        at = dict(zip("zyx", place, strict=True))
-        counts[place] = any(at[axis] % step == step // 2 for axis, step in every.items())
-    assert 0 < counts.mean() <= 1
-    (target, weights), (sparse, sparse_weights) = found
-    np.testing.assert_array_equal(sparse, np.where(counts, target, NOT_ANNOTATED))
-    np.testing.assert_array_equal(sparse_weights, np.where(counts, weights, 0))
+    left = [plane for plane in range(12) if tested is None or plane % tested != tested // 2]
+    for axis, step in (every or {"z": 1}).items():
+        planes = left if axis == "z" else range(instances.shape["zyx".index(axis)])
+        np.moveaxis(counts, "zyx".index(axis), 0)[list(planes)[step // 2 :: step]] = True
+    counts[[plane for plane in range(12) if plane not in left]] = False
+    write_image(tmp_path / "all", instances, known)
+    write_image(tmp_path / "shown", np.where(counts, instances, 0), known)
+    classes = np.where(counts, instances > 0, NOT_ANNOTATED).astype(np.uint8)
+    zarr.open_array(tmp_path / "shown/labels/classes/0", mode="r+")[...] = classes
+    monkeypatch.setitem(weights_module.BLOCKS, 3, (1, 40, 40))
+
+    def written(image: str, held_out: int | None, **chosen: Any) -> list[NDArray[Any]]:
+        settings, output = WeightsSettings(sigma=2, **chosen), tmp_path / f"{image}{chosen}"
+        write_weights(
+            tmp_path / image, output, [1, 1], dimensions, settings, tested_planes=held_out
+        )
+        return [zarr.open_array(output / it, mode="r")[...] for it in ("target", "weights")]
+
+    found = written("all", tested, annotated_planes=every)
+    for part, expected in zip(found, written("shown", None), strict=True):
+        assert part.dtype == expected.dtype
+        np.testing.assert_array_equal(part, expected)
+    if counts.all():
+        return
+    everything = written("all", None)
+    assert (found[0] == NOT_ANNOTATED).tolist() == (~counts).tolist()
+    if dimensions == 3:
+        assert (found[1] != everything[1])[counts].any(), "what is hidden would have shaped these"
 
 
 def test_tested_planes_teach_nothing_wherever_annotated_ones_cross_them(tmp_path: Path) -> None:

@@ -57,8 +57,10 @@ class Source:
 
     @cached_property
     def labels(self) -> tuple[Any, Any]:
-        """Classes and instances of the image, before any line divided them."""
-        return labels_of(self.image, len(self.geometry))
+        """Classes and instances of the image, before any line divided them, where it teaches."""
+        return labels_of(
+            self.image, len(self.geometry), lambda index: self.target[index] == NOT_ANNOTATED
+        )
 
     @cached_property
     def class_counts_of_planes(self) -> NDArray[np.int64]:
@@ -250,12 +252,7 @@ def weighted_again(
     core = tuple(
         slice(edge, extent - edge) for edge, extent in zip(source.frame, classes.shape, strict=True)
     )
-    target, weights = target[core], weights[core]
-    # Of planes that do not count the labels are known, but the target has left them out.
-    known = resample(source.target, deformation.without(source.frame), "nearest", plane)
-    skipped = known == NOT_ANNOTATED
-    target[skipped], weights[skipped] = NOT_ANNOTATED, 0
-    return target, weights
+    return target[core], weights[core]
 
 
 def open_source(

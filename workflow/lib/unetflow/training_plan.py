@@ -98,7 +98,7 @@ def fingerprint(
     sizes: list[int] = []
     for entry in track(annotated, "looking at objects", len(annotated)) if look else ():
         _, instances = labels_of(open_image(images / entry["image"]), dimensions)
-        whole = np.asarray(instances)
+        whole = instances[...]
         for plane in np.ndindex(whole.shape[:-dimensions]):
             _, counts = np.unique(whole[plane][whole[plane] > 0], return_counts=True)
             sizes += counts.tolist()

@@ -9,7 +9,8 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,33 @@ def reach_of(settings: WeightsSettings, sigma: float) -> float:
     return sigma * math.sqrt(2 * max(0.0, math.log(max(settings.w0, 1e-30) / RESOLUTION)))
 
 
-def labels_of(image: Image, dimensions: int) -> tuple[Any, Any]:
-    """Classes and instances of an image, as Zarr or NumPy arrays.
+LeftOut = Callable[[Any], NDArray[np.bool_]]
+"""Of an index into an image's labels: what of it is not to be known, in a shape that broadcasts."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """Labels of an image, read when indexed: `otherwise` where they are left out."""
+
+    labels: Any
+    left_out: LeftOut
+    otherwise: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents along all axes."""
+        return tuple(self.labels.shape)
+
+    def __getitem__(self, index: Any) -> NDArray[np.integer]:
+        """Labels of a region, with a slice or a number for each axis."""
+        otherwise = self.labels.dtype.type(self.otherwise)
+        return np.asarray(np.where(self.left_out(index), otherwise, self.labels[index]))
+
+
+def labels_of(
+    image: Image, dimensions: int, left_out: LeftOut = lambda _: np.array(False)
+) -> tuple[Any, Any]:
+    """Classes and instances of an image, read when indexed, as if what is left out had none.
 
     Where an image has no instances they are the connected components (sharing a face) of what is
     not class 0, in each plane for a 2D network; its classes are then held in memory as a whole.
@@ -63,13 +89,14 @@ def labels_of(image: Image, dimensions: int) -> tuple[Any, Any]:
     classes, instances = image.label("classes"), image.label("instances")
     if classes is None:
         raise ValueError(f"{image.path}: an image must be annotated: it has no labels/classes")
+    known = Known(classes, left_out, NOT_ANNOTATED)
     if instances is not None:
-        return classes, instances
-    whole = np.asarray(classes)
+        return known, Known(instances, left_out, 0)
+    whole = known[tuple(slice(0, extent) for extent in known.shape)]
     sharing_a_face = ndimage.generate_binary_structure(whole.ndim, 1)
     if dimensions < whole.ndim:
         sharing_a_face[[0, 2]] = False
-    return classes, ndimage.label((whole > 0) & (whole != NOT_ANNOTATED), sharing_a_face)[0]
+    return whole, ndimage.label((whole > 0) & (whole != NOT_ANNOTATED), sharing_a_face)[0]
 
 
 def sampling_of(
@@ -255,23 +282,28 @@ def write_weights(
     dimensions : int
         Of the network: with 2 each plane of a stack is weighted by itself.
     settings : WeightsSettings
-        `annotated_planes` leaves out the others as the last step: what lies between them is known
-        to objects and distances.
+        What `annotated_planes` leaves out is as if it had no labels: neither lines nor distances
+        know of it.
     threads : int
         Blocks at once; of an image of one block, the threads of its distance transform.
     tested_planes : int, optional
         Of a stack whose every n-th plane is held out: it is left out likewise.
     """
     image = open_image(image_path)
-    classes, instances = labels_of(image, dimensions)
     sampling, sigma = sampling_of(image, dimensions, settings)
-    spatial, shape = axis_rules.spatial(image.axes), classes.shape
+    spatial = axis_rules.spatial(image.axes)
     unknown = set(settings.annotated_planes or ()) - set(spatial)
     if unknown:
         raise ValueError(
             f"{image_path}: weights.annotated_planes must be across axes of the image, {spatial}: "
             f"got {', '.join(sorted(unknown))}; leave it out"
         )
+
+    def left_out(window: Region) -> NDArray[np.bool_]:
+        return untaught(window, spatial, settings.annotated_planes, tested_planes)
+
+    classes, instances = labels_of(image, dimensions, left_out)
+    shape = classes.shape
     # One more, since the line between touching objects is drawn where the next pixel is another.
     reach = reach_of(settings, sigma)
     margin = [0] * (len(shape) - dimensions) + [math.ceil(reach / step) + 1 for step in sampling]
@@ -288,7 +320,7 @@ def write_weights(
         if errors:
             return
         try:
-            of_class, of_object = np.asarray(classes[window]), np.asarray(instances[window])
+            of_class, of_object = classes[window], instances[window]
             how = class_counts, settings, sampling, sigma, of_each
             planes = [
                 target_and_weights(of_class[plane], of_object[plane], *how)
@@ -298,9 +330,6 @@ def write_weights(
                 np.reshape(parts, of_class.shape) for parts in zip(*planes, strict=True)
             )
             tell_of_lost(of_object, target, core)
-            skipped = untaught(window, spatial, settings.annotated_planes, tested_planes)
-            np.copyto(target, NOT_ANNOTATED, where=skipped)
-            np.copyto(weights, 0, where=skipped)
             for array, part in zip(arrays, (target, weights), strict=True):
                 array[block] = part[core]
         except Exception as error:
