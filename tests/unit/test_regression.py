@@ -98,6 +98,25 @@ def test_similarity_is_that_of_scikit_image(shape: tuple[int, ...]) -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.parametrize("ratio", [0, 1000, 30000])
+def test_similarity_bears_a_mean_far_above_the_deviation(ratio: float) -> None:
+    """Normalised, of true values all about `ratio` deviations above zero, as of CT numbers."""
+    generator = np.random.default_rng(4)
+    true, noise = generator.normal(size=(2, 1, 32, 32)).astype(np.float32)
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    for found in (noise, true + noise / 2):
+        _, similarity = structural_similarity(
+            *(of[0].astype(np.float64) + ratio for of in (true, found)),
+            data_range=5,
+            full=True,
+            **window,
+        )
+        batch = (torch.from_numpy(of[None]) for of in (found, true))
+        loss = ssim(*batch, torch.ones(1, 32, 32), zero=[-ratio], data_range=[5])
+        expected = 1 - similarity[5:-5, 5:-5].mean()
+        assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_similarity_needs_a_window() -> None:
     with pytest.raises(
         ValueError, match=r"train.loss ssim needs patches of 11 pixels .* \(10, 12\)"

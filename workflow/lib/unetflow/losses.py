@@ -140,10 +140,12 @@ def ssim(
         )
     like = (1, -1, *[1] * (values.ndim - 2))
     shift, extent = (torch.tensor(of, device=values.device).view(like) for of in (zero, data_range))
-    p, t = values.float() - shift, target - shift
+    p, t = values.float(), target
     mean_p, mean_t = windowed(p), windowed(t)
     var_p, var_t = windowed(p * p) - mean_p**2, windowed(t * t) - mean_t**2
     covariance = windowed(p * t) - mean_p * mean_t
+    # Not earlier: a shift changes no variance, but large values would leave nothing of it.
+    mean_p, mean_t = mean_p - shift, mean_t - shift
     c1, c2 = (0.01 * extent) ** 2, (0.03 * extent) ** 2
     similarity = (2 * mean_p * mean_t + c1) * (2 * covariance + c2)
     similarity = similarity / ((mean_p**2 + mean_t**2 + c1) * (var_p + var_t + c2))
