@@ -24,18 +24,19 @@ from unetflow.datasets.fluorescence import ELECTRONS_PER_COUNT, OFFSET, READ_NOI
 from unetflow.datasets.landscape import degraded, interpolated, landscape
 from unetflow.datasets.prepare import prepare
 from unetflow.experiments import datasets_of
-from unetflow.intensity import write_histograms
+from unetflow.intensity import Normalisation, write_histograms
 from unetflow.losses import deeply_supervised, l1, l2, loss_of, ssim
 from unetflow.metrics.regression import ergas, psnr, sam
 from unetflow.models.unet.settings import UNetSettings
 from unetflow.patches import cut_patch, cut_patches, open_source, patch_seed
 from unetflow.reading import parse
-from unetflow.regression import learned_from, regression_of
+from unetflow.regression import Regression, learned_from, regression_of
 from unetflow.report import figures
 from unetflow.report.charts import points
 from unetflow.report.scores import beside_baselines
 from unetflow.sampling import Patches
 from unetflow.settings.datasets import DatasetSettings
+from unetflow.settings.evaluation import EvaluateSettings
 from unetflow.settings.experiment import ExperimentSettings
 from unetflow.settings.training import PatchesSettings, TrainSettings, WeightsSettings
 from unetflow.store import create_image, open_image, read_json, write_json
@@ -309,6 +310,28 @@ def test_scores_of_baselines_stand_beside_those_of_the_network(tmp_path: Path) -
     names = {name for name in scores if not name.endswith("_bicubic")}
     assert names == {"psnr", "rmse", "correlation", "sam", "ergas", "ssim", "q2n"}
     assert {f"{name}_bicubic" for name in names} == {*scores} - names
+
+
+@pytest.mark.parametrize("plane_by_plane", [True, False])
+def test_a_plane_that_has_no_score_does_not_take_it_from_its_stack(plane_by_plane: bool) -> None:
+    generator = np.random.default_rng(0)
+    truth = generator.uniform(10, 90, (1, 3, 16, 16))
+    truth[:, 1] = 7  # in truth and output: no error to speak of, nothing to correlate
+    found = truth + generator.normal(0, 5, truth.shape) * (truth != 7)
+    regression = Regression(["signal"], Normalisation((0.0,), (1.0,)), 100.0)
+    settings = EvaluateSettings(plane_by_plane=plane_by_plane)
+    of_values = ValueScores(regression, {}, None, settings)
+    scores = of_values.of_values(truth, found)
+    if plane_by_plane:
+        each = [of_values.of_values(truth[:, z], found[:, z]) for z in range(3)]
+        assert each[1]["psnr"] == math.inf
+        assert math.isnan(each[1]["correlation"])
+        for metric, planes in {"psnr": (0, 2), "correlation": (0, 2), "rmse": (0, 1, 2)}.items():
+            assert scores[metric] == pytest.approx(np.mean([each[z][metric] for z in planes]))
+        constant = of_values.of_values(truth[:, [1, 1]], found[:, [1, 1]])
+        assert constant["rmse"] == 0
+        assert math.isnan(constant["psnr"])
+    assert all(map(math.isfinite, scores.values()))
 
 
 def test_the_best_of_network_and_baselines_is_marked() -> None:
