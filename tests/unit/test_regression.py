@@ -177,7 +177,7 @@ def test_pixels_and_values_deform_alike(tmp_path: Path, interpolation: str) -> N
     pixels = np.random.default_rng(0).normal(0, 1, (2, 60, 64)).astype(np.float32)
     path = stored(tmp_path / "same", pixels, pixels)
     geometry = UNetSettings(depth=1).geometry
-    source = open_source(path, tmp_path, geometry, [], WeightsSettings())
+    source = open_source(path, tmp_path, geometry, WeightsSettings())
     settings = PatchesSettings(tile=36, scaling=0.3, interpolation=interpolation)
     patch = cut_patch(source, settings, patch_seed(0, "same", 0))
     frame = geometry[0].frame
@@ -194,7 +194,7 @@ def test_stacks_deform_as_planes_or_as_volumes(tmp_path: Path, dimensions: int) 
     create_image(path, "zyx", pixels.shape, np.float32, {})[...] = pixels
     create_image(path / "target", "czyx", (1, *pixels.shape), np.float32, {})[...] = -pixels[None]
     geometry = UNetSettings(dimensions=dimensions, depth=1, padding="zeros").geometry
-    source = open_source(path, tmp_path, geometry, [], WeightsSettings())
+    source = open_source(path, tmp_path, geometry, WeightsSettings())
     tile = (12, 20, 20)[-dimensions:]
     settings = PatchesSettings(tile=tile, elastic_sigma=1)
     patch = cut_patch(source, settings, patch_seed(0, "stack", 1))
@@ -215,7 +215,7 @@ def test_batches_hold_normalised_values_turned_with_their_pixels(pair: Path) -> 
     target = open_image(path).target().array[...]
     stored(path, target, target)
     geometry = UNetSettings(depth=1, padding="zeros").geometry
-    source = open_source(path, pair, geometry, [], WeightsSettings())
+    source = open_source(path, pair, geometry, WeightsSettings())
     cut_patches(source, pair / "cache", PatchesSettings(tile=20, per_image=4, elastic_sigma=0))
     regression = learned_from({"a": pair / "a.json"}, ["a"], ["one", "two"])
     normalise = {"a": regression.normalise}

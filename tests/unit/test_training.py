@@ -123,7 +123,7 @@ def prepare(root: Path, **model: Any) -> None:
 def cut(image: Path, weights: Path, output: Path, **model: Any) -> None:
     """Cut two patches of an image."""
     geometry = UNetSettings(depth=1, **model).geometry
-    source = open_source(image, weights, geometry, [800, 400], WeightsSettings())
+    source = open_source(image, weights, geometry, WeightsSettings())
     cut_patches(source, output, PatchesSettings(tile=TILE, per_image=2))
 
 
@@ -743,7 +743,7 @@ def modern(root: Path, **train_settings: Any) -> ExperimentSettings:
     geometry = UNetSettings(**chosen).geometry
     for name in "ab":
         source = open_source(
-            root / "images" / name, root / "weights" / name, geometry, [800, 400], WeightsSettings()
+            root / "images" / name, root / "weights" / name, geometry, WeightsSettings()
         )
         cut_patches(source, root / "coarse" / name, PatchesSettings(**cache))
     return ExperimentSettings(**made | {"model": chosen, "patches": cache})
@@ -1124,7 +1124,6 @@ def test_a_training_starts_from_pretrained_weights_which_prediction_does_without
             data / "images" / name,
             data / "weights" / name,
             model.geometry,
-            [800, 400],
             WeightsSettings(),
         )
         cut_patches(source, tmp_path / "patches" / name, PatchesSettings(tile=32, per_image=2))

@@ -515,10 +515,52 @@ def test_planes_across_an_axis_that_an_image_lacks_are_refused(tmp_path: Path) -
         write_weights(tmp_path / "image", tmp_path / "w", [1, 1], 2, settings)
 
 
-def test_classes_are_counted_as_the_training_targets_have_them() -> None:
+def test_classes_are_counted_as_the_training_targets_have_them(tmp_path: Path) -> None:
     index = {"class_counts": [0, 48], "separated_class_counts": [6, 42]}
-    assert counts_in(index, WeightsSettings()) == [6, 42]
-    assert counts_in(index, WeightsSettings(separate_touching=False)) == [0, 48]
+    assert counts_in(index, tmp_path, WeightsSettings()) == [6, 42]
+    assert counts_in(index, tmp_path, WeightsSettings(separate_touching=False)) == [0, 48]
+
+
+@pytest.mark.parametrize("every", [{"z": 3}, {"z": 4, "y": 7, "x": 5}, None])
+@pytest.mark.parametrize("tested", [None, 3])
+@pytest.mark.parametrize("separated", [True, False])
+def test_the_classes_counted_are_those_of_what_teaches(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    every: dict[str, int] | None,
+    tested: int | None,
+    separated: bool,
+) -> None:
+    monkeypatch.setitem(weights_module.BLOCKS, 3, (3, 16, 16))
+    random = np.random.default_rng(1)
+    expected, entries = np.zeros(2, int), []
+    settings = WeightsSettings(annotated_planes=every, separate_touching=separated, sigma=1)
+    for name, known in (("a", True), ("b", False)):
+        instances = np.kron(random.integers(0, 4, (3, 5, 6)), np.ones((4, 8, 8), int))
+        write_image(tmp_path / name, instances, known)
+        how = [1, 1], 3, settings
+        write_weights(tmp_path / name, tmp_path / f"{name}.w", *how, tested_planes=tested)
+        target = zarr.open_array(tmp_path / f"{name}.w/target", mode="r")[...]
+        expected += np.bincount(target[target != NOT_ANNOTATED], minlength=2)
+        entries.append({"image": name, "annotated": True})
+    # Of a dataset of 2 · 23040 voxels
+    index = {"class_counts": [40000, 6080], "separated_class_counts": [40001, 6079]}
+    index |= {"images": [*entries, {"image": "none", "annotated": False}]}
+    found = counts_in(index, tmp_path, settings, tested)
+    if every is None and tested is None:
+        assert found == index["separated_class_counts" if separated else "class_counts"]
+    else:
+        assert found == expected.tolist()
+    by_hand = settings.model_copy(update={"class_weights": (1.0, 2.0)})
+    assert sum(counts_in(index, tmp_path, by_hand, tested)) == 46080, "no label is read in vain"
+
+
+def test_planes_across_an_axis_that_an_image_lacks_are_not_counted(tmp_path: Path) -> None:
+    write_image(tmp_path / "image", np.ones((4, 5), np.uint32))
+    index = {"separated_class_counts": [1, 1], "images": [{"image": "image", "annotated": True}]}
+    settings = WeightsSettings(annotated_planes={"z": 2})
+    with pytest.raises(ValueError, match="annotated_planes must be across axes of the image, yx"):
+        counts_in(index, tmp_path, settings)
 
 
 def test_without_instances_the_components_of_the_foreground_are_taken(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from unetflow.elastic import Deformation, draw
 from unetflow.geometry import Geometry
+from unetflow.known_labels import labels_of
 from unetflow.progress import log, track
 from unetflow.resampling import resample
 from unetflow.settings.training import PatchesSettings, WeightsSettings
@@ -29,7 +30,7 @@ from unetflow.store import (
     require_space,
     write_text,
 )
-from unetflow.weights import labels_of, sampling_of, target_and_weights
+from unetflow.weights import sampling_of, target_and_weights
 
 PATCHES_PER_SHARD = 32
 
@@ -259,18 +260,16 @@ def open_source(
     image_path: Path,
     weights_path: Path,
     geometry: Geometry,
-    class_counts: Sequence[int],
     weight_settings: WeightsSettings,
 ) -> Source:
     """Open an image and what the stage weights wrote for it; one of true values has its target."""
     image = open_image(image_path)
     values = image.target()
     if values is not None:
-        return ValueSource(image, values.array, None, geometry, class_counts, weight_settings)
-    target, weights = (
-        zarr.open_array(weights_path / name, mode="r") for name in ("target", "weights")
-    )
-    return Source(image, target, weights, geometry, class_counts, weight_settings)
+        return ValueSource(image, values.array, None, geometry, [], weight_settings)
+    group = zarr.open_group(weights_path, mode="r")
+    counts: Any = group.attrs["class_counts"]
+    return Source(image, group["target"], group["weights"], geometry, counts, weight_settings)
 
 
 def arrays_of(

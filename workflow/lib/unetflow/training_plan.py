@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from unetflow import axes as axis_rules
 from unetflow.inference import build
+from unetflow.known_labels import labels_of
 from unetflow.losses import outputs_of
 from unetflow.progress import log, track
 from unetflow.settings.experiment import ExperimentSettings
 from unetflow.settings.network import NetworkSettings
 from unetflow.settings.networks import Network
 from unetflow.store import open_image, read_json, write_json
-from unetflow.weights import labels_of
 
 LARGEST_OUTPUT = {2: 388, 3: 88}
 DEPTHS = {2: range(2, 6), 3: range(2, 5)}

@@ -9,8 +9,7 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,10 @@ import numpy as np
 import pandas as pd
 import zarr
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from unetflow import axes as axis_rules
-from unetflow.annotation import untaught
 from unetflow.distances import nearest_two
+from unetflow.known_labels import labels_of, left_out_of
 from unetflow.progress import log
 from unetflow.separation import separate
 from unetflow.settings.training import WeightsSettings
@@ -48,55 +46,6 @@ BLOCKS = {2: (2048, 2048), 3: (128, 512, 512)}
 def reach_of(settings: WeightsSettings, sigma: float) -> float:
     """Sum of distances from which on the border term is below the resolution of float32 weights."""
     return sigma * math.sqrt(2 * max(0.0, math.log(max(settings.w0, 1e-30) / RESOLUTION)))
-
-
-LeftOut = Callable[[Any], NDArray[np.bool_]]
-"""Of an index into an image's labels: what of it is not to be known, in a shape that broadcasts."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """Labels of an image, read when indexed: `otherwise` where they are left out."""
-
-    labels: Any
-    left_out: LeftOut
-    otherwise: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Extents along all axes."""
-        return tuple(self.labels.shape)
-
-    def __getitem__(self, index: Any) -> NDArray[np.integer]:
-        """Labels of a region, with a slice or a number for each axis."""
-        otherwise = self.labels.dtype.type(self.otherwise)
-        return np.asarray(np.where(self.left_out(index), otherwise, self.labels[index]))
-
-
-def labels_of(
-    image: Image, dimensions: int, left_out: LeftOut = lambda _: np.array(False)
-) -> tuple[Any, Any]:
-    """Classes and instances of an image, read when indexed, as if what is left out had none.
-
-    Where an image has no instances they are the connected components (sharing a face) of what is
-    not class 0, in each plane for a 2D network; its classes are then held in memory as a whole.
-
-    Raises
-    ------
-    ValueError
-        If the image is not annotated.
-    """
-    classes, instances = image.label("classes"), image.label("instances")
-    if classes is None:
-        raise ValueError(f"{image.path}: an image must be annotated: it has no labels/classes")
-    known = Known(classes, left_out, NOT_ANNOTATED)
-    if instances is not None:
-        return known, Known(instances, left_out, 0)
-    whole = known[tuple(slice(0, extent) for extent in known.shape)]
-    sharing_a_face = ndimage.generate_binary_structure(whole.ndim, 1)
-    if dimensions < whole.ndim:
-        sharing_a_face[[0, 2]] = False
-    return whole, ndimage.label((whole > 0) & (whole != NOT_ANNOTATED), sharing_a_face)[0]
 
 
 def sampling_of(
@@ -252,12 +201,41 @@ def blocks_of(
         yield block, window, core
 
 
-def counts_in(index: Mapping[str, Any], settings: WeightsSettings) -> list[int]:
-    """Pixels of each class in all training targets of a dataset, from its `index.json`."""
-    counts: list[int] = index[
-        "separated_class_counts" if settings.separate_touching else "class_counts"
-    ]
-    return counts
+def counts_in(
+    index: Mapping[str, Any],
+    images: Path,
+    settings: WeightsSettings,
+    tested_planes: int | None = None,
+) -> list[int]:
+    """Pixels of each class in all training targets of a dataset, from its `index.json`.
+
+    Where planes are left out, and classes are to be balanced, the labels of all its images are read
+    and counted as if the others had never been annotated.
+
+    Parameters
+    ----------
+    images : Path
+        Folder of the dataset's images.
+    """
+    separated = settings.separate_touching
+    known: list[int] = index["separated_class_counts" if separated else "class_counts"]
+    balanced = settings.balance_classes and settings.class_weights is None
+    if not balanced or (settings.annotated_planes is None and tested_planes is None):
+        return known
+    counts = np.zeros(NOT_ANNOTATED + 1, np.int64)
+    for entry in index["images"]:
+        if not entry["annotated"]:
+            continue
+        image = open_image(images / entry["image"])
+        left_out = left_out_of(image, settings.annotated_planes, tested_planes)
+        classes, instances = labels_of(image, len(image.spatial_shape), left_out)
+        # The line between touching objects is drawn where the next pixel is another.
+        margin = [1] * len(classes.shape)
+        for _, window, core in blocks_of(classes.shape, BLOCKS[len(margin)], margin):
+            target = classes[window]
+            target = separate(target, instances[window]) if separated else target
+            counts += np.bincount(target[core].ravel(), minlength=len(counts))
+    return [int(count) for count in counts[: len(known)]]
 
 
 def write_weights(
@@ -279,6 +257,7 @@ def write_weights(
     ----------
     output : Path
         Zarr group, complete or absent: `target` uint8, `weights` float32, with the image's axes.
+        Its attributes hold `class_counts`.
     dimensions : int
         Of the network: with 2 each plane of a stack is weighted by itself.
     settings : WeightsSettings
@@ -292,16 +271,7 @@ def write_weights(
     image = open_image(image_path)
     sampling, sigma = sampling_of(image, dimensions, settings)
     spatial = axis_rules.spatial(image.axes)
-    unknown = set(settings.annotated_planes or ()) - set(spatial)
-    if unknown:
-        raise ValueError(
-            f"{image_path}: weights.annotated_planes must be across axes of the image, {spatial}: "
-            f"got {', '.join(sorted(unknown))}; leave it out"
-        )
-
-    def left_out(window: Region) -> NDArray[np.bool_]:
-        return untaught(window, spatial, settings.annotated_planes, tested_planes)
-
+    left_out = left_out_of(image, settings.annotated_planes, tested_planes)
     classes, instances = labels_of(image, dimensions, left_out)
     shape = classes.shape
     # One more, since the line between touching objects is drawn where the next pixel is another.
@@ -337,7 +307,9 @@ def write_weights(
 
     with replacing(output) as partial:
         require_space(partial.parent, math.prod(shape) * 5, "free some")
-        zarr.create_group(partial, zarr_format=3)
+        zarr.create_group(
+            partial, zarr_format=3, attributes={"class_counts": [int(of) for of in class_counts]}
+        )
         arrays = [
             create_array(partial / name, spatial, shape, dtype, chunks, extents)
             for name, dtype in (("target", np.uint8), ("weights", np.float32))

@@ -118,7 +118,7 @@ class WeightsSettings(Settings):
     balance_classes: bool = setting(
         True,
         "w_c: classes weigh the inverse of their frequency in all annotated images of the dataset, "
-        "mean 1",
+        "without planes that are tested or left out by annotated_planes, mean 1",
     )
     class_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = setting(
         None, "w_c given by hand, one per class, background first, instead of balance_classes"
