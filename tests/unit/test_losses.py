@@ -53,15 +53,43 @@ def test_overlap_losses_equal_their_formulas(case: Case) -> None:
             continue
         shared, both = weights[true] @ predicted[true], (weights * (true + predicted)).sum()
         scores.append(2 * shared / both)
-        indices.append(shared / (both - shared))
+        if name > 0:
+            indices.append(max(shared / (both - shared), 1e-15))
     expected = {
         "dice": 1 - np.mean(scores),
         "dice_cross_entropy": 1 - np.mean(scores) + loss_of(case).item(),
-        "jaccard_cross_entropy": loss_of(case).item() - np.log(max(np.mean(indices), 1e-7)),
+        "jaccard_cross_entropy": loss_of(case).item() - np.mean(np.log(indices or [1])),
     }
     for name, value in expected.items():
         found = LOSSES[name](*map(torch.from_numpy, case))
         assert found.item() == pytest.approx(value, rel=1e-3, abs=1e-4), name
+
+
+def binary_loss(outputs: np.ndarray, target: np.ndarray) -> float:
+    """H - log J as the authors of TernausNet compute it, of one output a pixel."""
+    found, eps = 1 / (1 + np.exp(-outputs)), 1e-15
+    entropy = -np.where(target, np.log(found), np.log(1 - found)).mean()
+    shared, union = (found * target).sum(), found.sum() + target.sum()
+    return float(entropy - np.log((shared + eps) / (union - shared + eps)))
+
+
+@pytest.mark.parametrize("missed", [0, 6, 14])
+@pytest.mark.parametrize("rows", [1, 7, 16])
+def test_of_two_classes_the_jaccard_loss_is_the_published_one(missed: float, rows: int) -> None:
+    target = np.zeros((2, 16, 16), np.int64)
+    target[0, :rows] = 1
+    outputs = np.random.default_rng(rows).normal(0, 1, target.shape) - missed
+    logits = np.stack([0.7 + 0 * outputs, 0.7 + outputs], axis=1).astype(np.float32)
+    found = LOSSES["jaccard_cross_entropy"](
+        torch.from_numpy(logits), torch.from_numpy(target), torch.ones(target.shape)
+    )
+    assert found.item() == pytest.approx(binary_loss(outputs, target), rel=1e-4)
+    assert missed == 0 or found.item() > missed
+
+
+def test_without_foreground_the_jaccard_loss_is_cross_entropy() -> None:
+    case = torch.randn(2, 3, 4, 5), torch.zeros(2, 4, 5).long(), torch.rand(2, 4, 5) + 0.1
+    assert LOSSES["jaccard_cross_entropy"](*case) == cross_entropy(*case)
 
 
 @pytest.mark.parametrize("name", LOSSES)

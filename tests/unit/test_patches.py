@@ -264,7 +264,7 @@ class Source:
         extents = shape[-len(spatial) :]
         self.target = generator.choice(np.array([0, 1, 255], np.uint8), extents)
         self.weight = generator.uniform(0.5, 3, extents).astype(np.float32)
-        zarr.create_group(self.weights, zarr_format=3)
+        zarr.create_group(self.weights, zarr_format=3, attributes={"class_counts": COUNTS})
         for name, part in (("target", self.target), ("weights", self.weight)):
             create_array(self.weights / name, spatial, extents, part.dtype, extents, extents)[
                 ...
@@ -275,7 +275,7 @@ class Source:
         return zarr.open_group(output, mode="r")
 
     def opened(self, geometry: Geometry) -> patches.Source:
-        return patches.open_source(self.path, self.weights, geometry, COUNTS, WEIGHTS)
+        return patches.open_source(self.path, self.weights, geometry, WEIGHTS)
 
 
 def digest(folder: Path) -> str:
@@ -492,12 +492,11 @@ def test_weights_can_be_those_of_the_deformed_objects(
         plane, _, deformation = patches.drawn(
             instances.shape, dimensions, PatchesSettings(**settings), seed
         )
-        moved = resample(instances, deformation, "nearest", plane)
-        target, weights = target_and_weights(
-            (moved > 0).astype(np.uint8), moved, COUNTS, WEIGHTS, [1.0] * dimensions, 5
-        )
         left_out = resample(source.target, deformation, "nearest", plane) == 255
-        target[left_out], weights[left_out] = 255, 0
+        moved = resample(instances, deformation, "nearest", plane)
+        classes = np.where(left_out, 255, moved > 0).astype(np.uint8)
+        moved[left_out] = 0
+        target, weights = target_and_weights(classes, moved, COUNTS, WEIGHTS, [1.0] * dimensions, 5)
         core = tuple(
             slice(edge, extent - edge) for edge, extent in zip(edges, moved.shape, strict=True)
         )
@@ -590,7 +589,7 @@ def kill(path, *arguments):
     return create_array(path, *arguments)
 patches.create_array = kill
 root = Path(sys.argv[1])
-source = patches.open_source(root / "image", root / "weights", unet_geometry(1, 2), [3, 1],
+source = patches.open_source(root / "image", root / "weights", unet_geometry(1, 2),
                              WeightsSettings())
 patches.cut_patches(source, root / "cache", PatchesSettings(tile=22, per_image=2))
 """
@@ -619,7 +618,7 @@ def test_a_patch_of_one_window_is_of_its_middle_pixel(tmp_path: Path) -> None:
     add_label(path, "instances", "yx", classes.astype(np.uint32), {})
     settings = WeightsSettings(w0=0, balance_classes=False, separate_touching=False)
     write_weights(path, tmp_path / "weights", [15552, 48], 2, settings)
-    source = open_source(path, tmp_path / "weights", model.geometry, [15552, 48], settings)
+    source = open_source(path, tmp_path / "weights", model.geometry, settings)
     chosen = PatchesSettings(tile=95, per_image=200, balanced=1, elastic_sigma=0)
     cut_patches(source, tmp_path / "patches", chosen)
     found = zarr.open_group(tmp_path / "patches", mode="r")

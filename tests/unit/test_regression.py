@@ -25,18 +25,19 @@ from unetflow.datasets.fluorescence import ELECTRONS_PER_COUNT, OFFSET, READ_NOI
 from unetflow.datasets.landscape import degraded, interpolated, landscape
 from unetflow.datasets.prepare import prepare
 from unetflow.experiments import datasets_of
-from unetflow.intensity import write_histograms
+from unetflow.intensity import Normalisation, write_histograms
 from unetflow.losses import deeply_supervised, l1, l2, loss_of, ssim
 from unetflow.metrics.regression import ergas, psnr, sam
 from unetflow.models.unet.settings import UNetSettings
 from unetflow.patches import cut_patch, cut_patches, open_source, patch_seed
 from unetflow.reading import parse
-from unetflow.regression import learned_from, regression_of
+from unetflow.regression import Regression, learned_from, regression_of
 from unetflow.report import figures
 from unetflow.report.charts import points
 from unetflow.report.scores import beside_baselines
 from unetflow.sampling import Patches
 from unetflow.settings.datasets import DatasetSettings
+from unetflow.settings.evaluation import EvaluateSettings
 from unetflow.settings.experiment import ExperimentSettings
 from unetflow.settings.training import PatchesSettings, TrainSettings, WeightsSettings
 from unetflow.store import create_image, open_image, read_json, write_json
@@ -99,6 +100,25 @@ def test_similarity_is_that_of_scikit_image(shape: tuple[int, ...]) -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.parametrize("ratio", [0, 1000, 30000])
+def test_similarity_bears_a_mean_far_above_the_deviation(ratio: float) -> None:
+    """Normalised, of true values all about `ratio` deviations above zero, as of CT numbers."""
+    generator = np.random.default_rng(4)
+    true, noise = generator.normal(size=(2, 1, 32, 32)).astype(np.float32)
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    for found in (noise, true + noise / 2):
+        _, similarity = structural_similarity(
+            *(of[0].astype(np.float64) + ratio for of in (true, found)),
+            data_range=5,
+            full=True,
+            **window,
+        )
+        batch = (torch.from_numpy(of[None]) for of in (found, true))
+        loss = ssim(*batch, torch.ones(1, 32, 32), zero=[-ratio], data_range=[5])
+        expected = 1 - similarity[5:-5, 5:-5].mean()
+        assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_similarity_needs_a_window() -> None:
     with pytest.raises(
         ValueError, match=r"train.loss ssim needs patches of 11 pixels .* \(10, 12\)"
@@ -158,7 +178,7 @@ def test_pixels_and_values_deform_alike(tmp_path: Path, interpolation: str) -> N
     pixels = np.random.default_rng(0).normal(0, 1, (2, 60, 64)).astype(np.float32)
     path = stored(tmp_path / "same", pixels, pixels)
     geometry = UNetSettings(depth=1).geometry
-    source = open_source(path, tmp_path, geometry, [], WeightsSettings())
+    source = open_source(path, tmp_path, geometry, WeightsSettings())
     settings = PatchesSettings(tile=36, scaling=0.3, interpolation=interpolation)
     patch = cut_patch(source, settings, patch_seed(0, "same", 0))
     frame = geometry[0].frame
@@ -175,7 +195,7 @@ def test_stacks_deform_as_planes_or_as_volumes(tmp_path: Path, dimensions: int) 
     create_image(path, "zyx", pixels.shape, np.float32, {})[...] = pixels
     create_image(path / "target", "czyx", (1, *pixels.shape), np.float32, {})[...] = -pixels[None]
     geometry = UNetSettings(dimensions=dimensions, depth=1, padding="zeros").geometry
-    source = open_source(path, tmp_path, geometry, [], WeightsSettings())
+    source = open_source(path, tmp_path, geometry, WeightsSettings())
     tile = (12, 20, 20)[-dimensions:]
     settings = PatchesSettings(tile=tile, elastic_sigma=1)
     patch = cut_patch(source, settings, patch_seed(0, "stack", 1))
@@ -196,7 +216,7 @@ def test_batches_hold_normalised_values_turned_with_their_pixels(pair: Path) -> 
     target = open_image(path).target().array[...]
     stored(path, target, target)
     geometry = UNetSettings(depth=1, padding="zeros").geometry
-    source = open_source(path, pair, geometry, [], WeightsSettings())
+    source = open_source(path, pair, geometry, WeightsSettings())
     cut_patches(source, pair / "cache", PatchesSettings(tile=20, per_image=4, elastic_sigma=0))
     regression = learned_from({"a": pair / "a.json"}, ["a"], ["one", "two"])
     normalise = {"a": regression.normalise}
@@ -291,6 +311,28 @@ def test_scores_of_baselines_stand_beside_those_of_the_network(tmp_path: Path) -
     names = {name for name in scores if not name.endswith("_bicubic")}
     assert names == {"psnr", "rmse", "correlation", "sam", "ergas", "ssim", "q2n"}
     assert {f"{name}_bicubic" for name in names} == {*scores} - names
+
+
+@pytest.mark.parametrize("plane_by_plane", [True, False])
+def test_a_plane_that_has_no_score_does_not_take_it_from_its_stack(plane_by_plane: bool) -> None:
+    generator = np.random.default_rng(0)
+    truth = generator.uniform(10, 90, (1, 3, 16, 16))
+    truth[:, 1] = 7  # in truth and output: no error to speak of, nothing to correlate
+    found = truth + generator.normal(0, 5, truth.shape) * (truth != 7)
+    regression = Regression(["signal"], Normalisation((0.0,), (1.0,)), 100.0)
+    settings = EvaluateSettings(plane_by_plane=plane_by_plane)
+    of_values = ValueScores(regression, {}, None, settings)
+    scores = of_values.of_values(truth, found)
+    if plane_by_plane:
+        each = [of_values.of_values(truth[:, z], found[:, z]) for z in range(3)]
+        assert each[1]["psnr"] == math.inf
+        assert math.isnan(each[1]["correlation"])
+        for metric, planes in {"psnr": (0, 2), "correlation": (0, 2), "rmse": (0, 1, 2)}.items():
+            assert scores[metric] == pytest.approx(np.mean([each[z][metric] for z in planes]))
+        constant = of_values.of_values(truth[:, [1, 1]], found[:, [1, 1]])
+        assert constant["rmse"] == 0
+        assert math.isnan(constant["psnr"])
+    assert all(map(math.isfinite, scores.values()))
 
 
 def test_the_best_of_network_and_baselines_is_marked() -> None:

@@ -124,7 +124,7 @@ def prepare(root: Path, **model: Any) -> None:
 def cut(image: Path, weights: Path, output: Path, **model: Any) -> None:
     """Cut two patches of an image."""
     geometry = UNetSettings(depth=1, **model).geometry
-    source = open_source(image, weights, geometry, [800, 400], WeightsSettings())
+    source = open_source(image, weights, geometry, WeightsSettings())
     cut_patches(source, output, PatchesSettings(tile=TILE, per_image=2))
 
 
@@ -436,11 +436,47 @@ def test_the_threshold_maximises_dice_over_all_thresholds(shape: tuple[int, ...]
         for edge in THRESHOLDS[:-1]
     ]
     assert len(set(scores)) > 5
-    validation = Validation(model, images, (TILE, TILE))
+    validation = Validation(model, images, (TILE, TILE), 2)
     assert validation.threshold() == THRESHOLDS[int(np.argmax(scores))]
     found = dice_at_thresholds(validation.histograms())[0]
     np.testing.assert_allclose(found, scores, atol=0.002)
     assert 0 < validation.dice() <= 1
+
+
+class Drawn(Validation):
+    """What is predicted of an image is drawn in its pixels: the number of a class in each."""
+
+    def outputs(self, pixels: np.ndarray) -> np.ndarray:
+        """Give the classes drawn the highest of all outputs."""
+        return np.moveaxis(
+            99 * np.eye(self.classes, dtype=np.float32)[pixels[0].astype(int)], -1, 0
+        )
+
+
+def judged(truth: list[list[int]], found: list[list[int]], classes: int) -> Validation:
+    """Judge what is drawn as found of a plane by its truth."""
+    model = Model(torch.nn.Identity(), (), torch.device("cpu"), "32", {})
+    annotated = np.array([found], np.float32), np.array(truth, np.uint8)
+    return Drawn(model, [annotated], (TILE, TILE), classes)
+
+
+def test_several_classes_are_judged_by_the_mean_dice_of_each() -> None:
+    truth = [[0, 0, 1, 1, 1, 2, NOT_ANNOTATED]]
+    assert judged(truth, [[0, 0, 1, 1, 1, 2, 2]], 4).dice() == 1, "no image shows class 3"
+    exchanged = judged(truth, [[0, 0, 2, 2, 2, 1, 1]], 3)
+    assert exchanged.dice() == 0
+    rare_missed = judged(truth, [[0, 0, 1, 1, 1, 1, 2]], 3)
+    assert rare_missed.dice() == pytest.approx((2 * 3 / (3 + 4) + 0) / 2)
+    worked = judged(truth, [[1, 0, 1, 1, 2, 2, 1]], 3)
+    assert worked.dice() == pytest.approx((2 * 2 / (3 + 3) + 2 * 1 / (2 + 1)) / 2)
+    # Which of them it is does not count for where foreground is.
+    assert exchanged.threshold() == rare_missed.threshold() == judged(truth, truth, 256).threshold()
+    assert exchanged.score() == exchanged.dice()
+
+
+def test_two_classes_are_judged_by_foreground_and_background_alike() -> None:
+    found = judged([[0, 0, 0, 0, 1, 1, NOT_ANNOTATED]], [[0, 0, 0, 1, 1, 1, 0]], 2)
+    assert found.dice() == pytest.approx((2 * 2 / (2 + 3) + 2 * 3 / (4 + 3)) / 2)
 
 
 def test_a_validation_image_without_annotation_is_refused(tmp_path: Path) -> None:
@@ -518,7 +554,7 @@ def test_the_model_is_the_one_that_validated_best(data: Path, trained: Path) -> 
         tuple(facts["intensity"]["offset"]), tuple(facts["intensity"]["scale"])
     )
     images = read_validation({"v": data / "images/v"}, {"v": normalise})
-    validation = Validation(model, images, facts["tile"])
+    validation = Validation(model, images, facts["tile"], 2)
     assert validation.dice() == pytest.approx(best["validation_dice"])
     assert facts["threshold"] == validation.threshold()
 
@@ -708,7 +744,7 @@ def modern(root: Path, **train_settings: Any) -> ExperimentSettings:
     geometry = UNetSettings(**chosen).geometry
     for name in "ab":
         source = open_source(
-            root / "images" / name, root / "weights" / name, geometry, [800, 400], WeightsSettings()
+            root / "images" / name, root / "weights" / name, geometry, WeightsSettings()
         )
         cut_patches(source, root / "coarse" / name, PatchesSettings(**cache))
     return ExperimentSettings(**made | {"model": chosen, "patches": cache})
@@ -1106,7 +1142,6 @@ def test_a_training_starts_from_pretrained_weights_which_prediction_does_without
             data / "images" / name,
             data / "weights" / name,
             model.geometry,
-            [800, 400],
             WeightsSettings(),
         )
         cut_patches(source, tmp_path / "patches" / name, PatchesSettings(tile=32, per_image=2))

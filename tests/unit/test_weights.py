@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -445,30 +446,49 @@ def test_an_object_whose_line_alone_reaches_into_a_margin_is_not_lost(
     assert "thinner" not in caplog.text
 
 
-@pytest.mark.parametrize("every", [{"z": 3}, {"z": 4, "y": 7, "x": 5}, {"y": 1}])
-def test_planes_that_do_not_count_teach_nothing_and_the_others_what_they_did(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: dict[str, int]
+@pytest.mark.parametrize("every", [{"z": 3}, {"z": 4, "y": 7, "x": 5}, {"y": 1}, None])
+@pytest.mark.parametrize("tested", [None, 3])
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("known", [True, False])
+def test_planes_that_are_left_out_are_as_if_they_had_never_been_annotated(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    every: dict[str, int] | None,
+    tested: int | None,
+    dimensions: int,
+    known: bool,
 ) -> None:
     random = np.random.default_rng(0)
     instances = np.kron(random.integers(0, 4, (3, 5, 6)), np.ones((4, 8, 8), int))
-    write_image(tmp_path / "image", instances)
-    monkeypatch.setitem(weights_module.BLOCKS, 3, (1, 40, 40))
-    found = []
-    for name, settings in (
-        ("all", WeightsSettings(sigma=2)),
-        ("some", WeightsSettings(sigma=2, annotated_planes=every)),
-    ):
-        write_weights(tmp_path / "image", tmp_path / name, [1, 1], 3, settings)
-        arrays = (zarr.open_array(tmp_path / name / it, mode="r") for it in ("target", "weights"))
-        found.append([array[...] for array in arrays])
     counts = np.zeros(instances.shape, bool)
-    for place in np.ndindex(instances.shape):
-        at = dict(zip("zyx", place, strict=True))
-        counts[place] = any(at[axis] % step == step // 2 for axis, step in every.items())
-    assert 0 < counts.mean() <= 1
-    (target, weights), (sparse, sparse_weights) = found
-    np.testing.assert_array_equal(sparse, np.where(counts, target, NOT_ANNOTATED))
-    np.testing.assert_array_equal(sparse_weights, np.where(counts, weights, 0))
+    left = [plane for plane in range(12) if tested is None or plane % tested != tested // 2]
+    for axis, step in (every or {"z": 1}).items():
+        planes = left if axis == "z" else range(instances.shape["zyx".index(axis)])
+        np.moveaxis(counts, "zyx".index(axis), 0)[list(planes)[step // 2 :: step]] = True
+    counts[[plane for plane in range(12) if plane not in left]] = False
+    write_image(tmp_path / "all", instances, known)
+    write_image(tmp_path / "shown", np.where(counts, instances, 0), known)
+    classes = np.where(counts, instances > 0, NOT_ANNOTATED).astype(np.uint8)
+    zarr.open_array(tmp_path / "shown/labels/classes/0", mode="r+")[...] = classes
+    monkeypatch.setitem(weights_module.BLOCKS, 3, (1, 40, 40))
+
+    def written(image: str, held_out: int | None, **chosen: Any) -> list[NDArray[Any]]:
+        settings, output = WeightsSettings(sigma=2, **chosen), tmp_path / f"{image}{chosen}"
+        write_weights(
+            tmp_path / image, output, [1, 1], dimensions, settings, tested_planes=held_out
+        )
+        return [zarr.open_array(output / it, mode="r")[...] for it in ("target", "weights")]
+
+    found = written("all", tested, annotated_planes=every)
+    for part, expected in zip(found, written("shown", None), strict=True):
+        assert part.dtype == expected.dtype
+        np.testing.assert_array_equal(part, expected)
+    if counts.all():
+        return
+    everything = written("all", None)
+    assert (found[0] == NOT_ANNOTATED).tolist() == (~counts).tolist()
+    if dimensions == 3:
+        assert (found[1] != everything[1])[counts].any(), "what is hidden would have shaped these"
 
 
 def test_a_plane_has_no_weights_of_volumes(tmp_path: Path) -> None:
@@ -501,10 +521,52 @@ def test_planes_across_an_axis_that_an_image_lacks_are_refused(tmp_path: Path) -
         write_weights(tmp_path / "image", tmp_path / "w", [1, 1], 2, settings)
 
 
-def test_classes_are_counted_as_the_training_targets_have_them() -> None:
+def test_classes_are_counted_as_the_training_targets_have_them(tmp_path: Path) -> None:
     index = {"class_counts": [0, 48], "separated_class_counts": [6, 42]}
-    assert counts_in(index, WeightsSettings()) == [6, 42]
-    assert counts_in(index, WeightsSettings(separate_touching=False)) == [0, 48]
+    assert counts_in(index, tmp_path, WeightsSettings()) == [6, 42]
+    assert counts_in(index, tmp_path, WeightsSettings(separate_touching=False)) == [0, 48]
+
+
+@pytest.mark.parametrize("every", [{"z": 3}, {"z": 4, "y": 7, "x": 5}, None])
+@pytest.mark.parametrize("tested", [None, 3])
+@pytest.mark.parametrize("separated", [True, False])
+def test_the_classes_counted_are_those_of_what_teaches(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    every: dict[str, int] | None,
+    tested: int | None,
+    separated: bool,
+) -> None:
+    monkeypatch.setitem(weights_module.BLOCKS, 3, (3, 16, 16))
+    random = np.random.default_rng(1)
+    expected, entries = np.zeros(2, int), []
+    settings = WeightsSettings(annotated_planes=every, separate_touching=separated, sigma=1)
+    for name, known in (("a", True), ("b", False)):
+        instances = np.kron(random.integers(0, 4, (3, 5, 6)), np.ones((4, 8, 8), int))
+        write_image(tmp_path / name, instances, known)
+        how = [1, 1], 3, settings
+        write_weights(tmp_path / name, tmp_path / f"{name}.w", *how, tested_planes=tested)
+        target = zarr.open_array(tmp_path / f"{name}.w/target", mode="r")[...]
+        expected += np.bincount(target[target != NOT_ANNOTATED], minlength=2)
+        entries.append({"image": name, "annotated": True})
+    # Of a dataset of 2 · 23040 voxels
+    index = {"class_counts": [40000, 6080], "separated_class_counts": [40001, 6079]}
+    index |= {"images": [*entries, {"image": "none", "annotated": False}]}
+    found = counts_in(index, tmp_path, settings, tested)
+    if every is None and tested is None:
+        assert found == index["separated_class_counts" if separated else "class_counts"]
+    else:
+        assert found == expected.tolist()
+    by_hand = settings.model_copy(update={"class_weights": (1.0, 2.0)})
+    assert sum(counts_in(index, tmp_path, by_hand, tested)) == 46080, "no label is read in vain"
+
+
+def test_planes_across_an_axis_that_an_image_lacks_are_not_counted(tmp_path: Path) -> None:
+    write_image(tmp_path / "image", np.ones((4, 5), np.uint32))
+    index = {"separated_class_counts": [1, 1], "images": [{"image": "image", "annotated": True}]}
+    settings = WeightsSettings(annotated_planes={"z": 2})
+    with pytest.raises(ValueError, match="annotated_planes must be across axes of the image, yx"):
+        counts_in(index, tmp_path, settings)
 
 
 def test_without_instances_the_components_of_the_foreground_are_taken(tmp_path: Path) -> None:

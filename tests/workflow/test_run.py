@@ -142,8 +142,10 @@ def test_planes_of_a_volume_teach_and_others_of_it_are_tested(fresh: Project) ->
     for name, known in annotated.items():
         known[2::4] = False
         folder = results / "experiments" / name
-        target = zarr.open_array(folder / f"weights.zarr/{image.name}/target", mode="r")[...]
+        weights = zarr.open_group(folder / f"weights.zarr/{image.name}", mode="r")
+        target = weights["target"][...]
         np.testing.assert_array_equal(target != NOT_ANNOTATED, known)
+        assert weights.attrs["class_counts"] == np.bincount(target[known]).tolist()
         found = open_image(folder / f"fold0/seed0/prediction.ome.zarr/{image.name}").array[0]
         cells, tested = found[2::4] > 0.5, truth[2::4] > 0
         scores = pd.read_csv(folder / "metrics.tsv", sep="\t").set_index("metric")["value"]

@@ -2,7 +2,6 @@ rule cut_patches:
     """Cut and deform the training patches of one image."""
     input:
         images=of_dataset("images.ome.zarr"),
-        index=of_dataset("index.json"),
         weights=weights_of_image,
         plan=lambda wildcards: training_plans([wildcards.experiment]),
     output:

@@ -4,7 +4,8 @@ References
 ----------
 .. [1] Ronneberger et al. 2015, DOI 10.1007/978-3-319-24574-4_28, equation 1.
 .. [2] Milletari et al. 2016, DOI 10.1109/3DV.2016.79: overlap as a loss.
-.. [3] Iglovikov, Shvets 2018, arXiv:1801.05746, equation 5: H - log J.
+.. [3] Iglovikov, Shvets 2018, arXiv:1801.05746, equation 5: H - log J; J of sums over all pixels,
+   as their code has it (github.com/ternaus/robot-surgery-segmentation, loss.py, LossBinary).
 .. [4] Isensee et al. 2021, DOI 10.1038/s41592-020-01008-z, online methods: deep supervision.
 .. [5] Wang et al. 2004, DOI 10.1109/TIP.2003.819861: structural similarity (SSIM).
 """
@@ -22,6 +23,9 @@ from unetflow.regression import Regression
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 """Extent and standard deviation of the window, pixels ([5])."""
+
+LEAST_INDEX = 1e-15
+"""Of a class that is missed altogether: its logarithm stays finite. As in the code of [3]."""
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of logits (N, classes, ...) of any precision, classes (N, ...) int64, weights (N, ...) float32.
@@ -51,13 +55,16 @@ def dice_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> Tenso
 
 
 def jaccard_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """H - log J: cross entropy minus the logarithm of the mean soft Jaccard index ([3])."""
-    shared, predicted, true = overlaps(logits, target, weights)
+    """H - log J: cross entropy minus the logarithm of the soft Jaccard index J ([3]).
+
+    Mean over the classes that the batch has, background left out: with two classes it is that of
+    the foreground. Without foreground, where J is 0 whatever is predicted, cross entropy alone.
+    """
+    shared, predicted, true = (sums[1:] for sums in overlaps(logits, target, weights))
     present = true > 0
-    scores = shared[present] / (predicted + true - shared)[present]
-    # Without a class there is no index, whose logarithm would have no gradient.
-    index = scores.mean() if len(scores) else shared.sum() + 1
-    return cross_entropy(logits, target, weights) - torch.log(index.clamp_min(1e-7))
+    indices = shared[present] / (predicted + true - shared)[present]
+    logarithms = torch.log(indices.clamp_min(LEAST_INDEX))
+    return cross_entropy(logits, target, weights) - logarithms.sum() / present.sum().clamp_min(1)
 
 
 def outputs_of(found: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -140,10 +147,12 @@ def ssim(
         )
     like = (1, -1, *[1] * (values.ndim - 2))
     shift, extent = (torch.tensor(of, device=values.device).view(like) for of in (zero, data_range))
-    p, t = values.float() - shift, target - shift
+    p, t = values.float(), target
     mean_p, mean_t = windowed(p), windowed(t)
     var_p, var_t = windowed(p * p) - mean_p**2, windowed(t * t) - mean_t**2
     covariance = windowed(p * t) - mean_p * mean_t
+    # Not earlier: a shift changes no variance, but large values would leave nothing of it.
+    mean_p, mean_t = mean_p - shift, mean_t - shift
     c1, c2 = (0.01 * extent) ** 2, (0.03 * extent) ** 2
     similarity = (2 * mean_p * mean_t + c1) * (2 * covariance + c2)
     similarity = similarity / ((mean_p**2 + mean_t**2 + c1) * (var_p + var_t + c2))

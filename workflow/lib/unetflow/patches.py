@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from unetflow import axes as axis_rules
 from unetflow.elastic import Deformation, draw
 from unetflow.geometry import Geometry
+from unetflow.known_labels import labels_of
 from unetflow.progress import log, track
 from unetflow.resampling import resample
 from unetflow.settings.training import PatchesSettings, WeightsSettings
@@ -30,7 +31,7 @@ from unetflow.store import (
     require_space,
     write_text,
 )
-from unetflow.weights import labels_of, sampling_of, target_and_weights
+from unetflow.weights import sampling_of, target_and_weights
 
 PATCHES_PER_SHARD = 32
 
@@ -58,8 +59,10 @@ class Source:
 
     @cached_property
     def labels(self) -> tuple[Any, Any]:
-        """Classes and instances of the image, before any line divided them."""
-        return labels_of(self.image, len(self.geometry))
+        """Classes and instances of the image, before any line divided them, where it teaches."""
+        return labels_of(
+            self.image, len(self.geometry), lambda index: self.target[index] == NOT_ANNOTATED
+        )
 
     @cached_property
     def class_counts_of_planes(self) -> NDArray[np.int64]:
@@ -251,19 +254,13 @@ def weighted_again(
     core = tuple(
         slice(edge, extent - edge) for edge, extent in zip(source.frame, classes.shape, strict=True)
     )
-    target, weights = target[core], weights[core]
-    # Of planes that do not count the labels are known, but the target has left them out.
-    known = resample(source.target, deformation.without(source.frame), "nearest", plane)
-    skipped = known == NOT_ANNOTATED
-    target[skipped], weights[skipped] = NOT_ANNOTATED, 0
-    return target, weights
+    return target[core], weights[core]
 
 
 def open_source(
     image_path: Path,
     weights_path: Path,
     geometry: Geometry,
-    class_counts: Sequence[int],
     weight_settings: WeightsSettings,
 ) -> Source:
     """Open an image and what the stage weights wrote for it; one of true values has its target."""
@@ -271,11 +268,10 @@ def open_source(
     axis_rules.check_dimensions(image.axes, len(geometry), str(image_path))
     values = image.target()
     if values is not None:
-        return ValueSource(image, values.array, None, geometry, class_counts, weight_settings)
-    target, weights = (
-        zarr.open_array(weights_path / name, mode="r") for name in ("target", "weights")
-    )
-    return Source(image, target, weights, geometry, class_counts, weight_settings)
+        return ValueSource(image, values.array, None, geometry, [], weight_settings)
+    group = zarr.open_group(weights_path, mode="r")
+    counts: Any = group.attrs["class_counts"]
+    return Source(image, group["target"], group["weights"], geometry, counts, weight_settings)
 
 
 def arrays_of(

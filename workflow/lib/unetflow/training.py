@@ -204,7 +204,7 @@ def train(
         model = Model(network, experiment.model.geometry, fabric.device, precision, {})
         # The first process validates for all.
         paths = task.validation if fabric.is_global_zero else {}
-        validation = judge_of(model, paths, each, experiment, regression, loss)
+        validation = judge_of(model, paths, each, experiment, regression, loss, outputs)
     replay, channels = 0.0, len(pooled.scale)
     with memory_told(experiment, fabric, channels, outputs):
         if fabric.device.type == "cuda":
@@ -237,13 +237,14 @@ def judge_of(
     experiment: ExperimentSettings,
     regression: Regression | None,
     loss: Loss,
+    outputs: int,
 ) -> Judge:
-    """Return what judges a network in training, on images that are read by name."""
+    """Return what judges a network of so many outputs in training, on images read by name."""
     tile = experiment.per_axis(experiment.predict.tile)
     if regression is not None:
         return Losses(model, read_values(paths, normalise, regression.normalise), tile, loss)
     planes = experiment.weights.annotated_planes, experiment.split.tested_planes
-    return Validation(model, read_validation(paths, normalise, *planes), tile)
+    return Validation(model, read_validation(paths, normalise, *planes), tile, outputs)
 
 
 def launched(settings: TrainSettings) -> tuple[Fabric, str]:

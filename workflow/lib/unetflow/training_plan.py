@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from unetflow import axes as axis_rules
 from unetflow.inference import build
+from unetflow.known_labels import labels_of
 from unetflow.losses import outputs_of
 from unetflow.progress import log, track
 from unetflow.settings.experiment import ExperimentSettings
 from unetflow.settings.network import NetworkSettings
 from unetflow.settings.networks import Network
 from unetflow.store import open_image, read_json, write_json
-from unetflow.weights import labels_of
 
 LARGEST_OUTPUT = {2: 388, 3: 88}
 DEPTHS = {2: range(2, 6), 3: range(2, 5)}
@@ -100,7 +100,7 @@ def fingerprint(
     sizes: list[int] = []
     for entry in track(annotated, "looking at objects", len(annotated)) if look else ():
         _, instances = labels_of(open_image(images / entry["image"]), dimensions)
-        whole = np.asarray(instances)
+        whole = instances[...]
         for plane in np.ndindex(whole.shape[:-dimensions]):
             _, counts = np.unique(whole[plane][whole[plane] > 0], return_counts=True)
             sizes += counts.tolist()

@@ -6,7 +6,7 @@ A regression validates by its loss.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -156,8 +156,9 @@ class Losses(Judge):
 
 @dataclass(frozen=True)
 class Validation(Judge):
-    """A segmentation, judged by the Dice of foreground and background."""
+    """A segmentation, judged by the Dice of its classes, so many with the background."""
 
+    classes: int
     measure = "validation_dice"
 
     def score(self) -> float:
@@ -165,8 +166,16 @@ class Validation(Judge):
         return self.dice()
 
     def dice(self) -> float:
-        """Mean Dice of foreground and background at the threshold where it is best."""
-        return float(np.mean(dice_at_thresholds(self.histograms()), axis=0).max())
+        """Mean Dice of foreground and background at the threshold where it is best.
+
+        With more than two classes that of the most probable class, mean over the classes that the
+        images show, background left out: a foreground that merged them would hide which is which.
+        """
+        if self.classes == 2:
+            return float(np.mean(dice_at_thresholds(self.histograms()), axis=0).max())
+        shared, predicted, true = self.overlaps()[:, 1:]
+        shown = true > 0
+        return float(np.mean(2 * shared[shown] / (predicted + true)[shown]))
 
     def threshold(self) -> float | None:
         """Foreground probability above which the foreground's Dice is best."""
@@ -175,16 +184,30 @@ class Validation(Judge):
 
     def histograms(self) -> NDArray[np.int64]:
         """Count (2, bins) of the foreground probability where truth is background, foreground."""
-        self.model.network.eval()
         counts = np.zeros((2, len(THRESHOLDS) - 1), np.int64)
+        for pixels, truth in self.parts():
+            found = self.foreground(pixels)
+            for is_foreground in (0, 1):
+                chosen = (truth != NOT_ANNOTATED) & ((truth > 0) == is_foreground)
+                counts[is_foreground] += np.histogram(found[chosen], THRESHOLDS)[0]
+        return counts
+
+    def overlaps(self) -> NDArray[np.int64]:
+        """Count (3, classes) of pixels of both, of the most probable class, and of the truth."""
+        counts = np.zeros((3, self.classes), np.int64)
+        for pixels, truth in self.parts():
+            known = truth != NOT_ANNOTATED
+            found, true = self.outputs(pixels).argmax(axis=0)[known], truth[known]
+            for count, labels in zip(counts, (true[found == true], found, true), strict=True):
+                count += np.bincount(labels, minlength=self.classes)
+        return counts
+
+    def parts(self) -> Iterator[Annotated]:
+        """Yield the images, or the planes of stacks, as the network takes them, for its scores."""
+        self.model.network.eval()
         for pixels, classes in self.images:
             for plane in np.ndindex(classes.shape[: -len(self.tile)]):
-                found = self.foreground(pixels[:, *plane])
-                truth = classes[plane]
-                for is_foreground in (0, 1):
-                    chosen = (truth != NOT_ANNOTATED) & ((truth > 0) == is_foreground)
-                    counts[is_foreground] += np.histogram(found[chosen], THRESHOLDS)[0]
-        return counts
+                yield pixels[:, *plane], classes[plane]
 
     def foreground(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Predicted probability of foreground (*spatial) of pixels (channel, *spatial)."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from unetflow.baselines import Baseline, Pair, Values, baselines
 from unetflow.metrics.regression import SSIM_WINDOW, correlation, ergas, psnr, q2n, rmse, sam, ssim
@@ -104,9 +105,14 @@ class ValueScores:
         )
 
     def of_planes(self, pairs: Iterable[Pair]) -> dict[str, float]:
-        """Means of the scores of planes (channels, rows, columns)."""
-        planes = [self.of_plane(*pair) for pair in pairs]
-        return {metric: float(np.mean([of[metric] for of in planes])) for metric in planes[0]}
+        """Means of the scores of planes (channels, rows, columns), each over those that have it.
+
+        An exact plane has no finite PSNR, one that is constant on both sides no correlation. NaN
+        where no plane has one.
+        """
+        planes = pd.DataFrame([self.of_plane(*pair) for pair in pairs])
+        means = planes.where(np.isfinite(planes)).mean()
+        return {str(metric): float(value) for metric, value in means.items()}
 
     def of_plane(self, truth: Values, values: Values) -> dict[str, float]:
         """Scores of arrays (channels, rows, columns)."""

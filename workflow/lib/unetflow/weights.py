@@ -18,11 +18,10 @@ import numpy as np
 import pandas as pd
 import zarr
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from unetflow import axes as axis_rules
-from unetflow.annotation import untaught
 from unetflow.distances import nearest_two
+from unetflow.known_labels import labels_of, left_out_of
 from unetflow.progress import log
 from unetflow.separation import separate
 from unetflow.settings.training import WeightsSettings
@@ -47,29 +46,6 @@ BLOCKS = {2: (2048, 2048), 3: (128, 512, 512)}
 def reach_of(settings: WeightsSettings, sigma: float) -> float:
     """Sum of distances from which on the border term is below the resolution of float32 weights."""
     return sigma * math.sqrt(2 * max(0.0, math.log(max(settings.w0, 1e-30) / RESOLUTION)))
-
-
-def labels_of(image: Image, dimensions: int) -> tuple[Any, Any]:
-    """Classes and instances of an image, as Zarr or NumPy arrays.
-
-    Where an image has no instances they are the connected components (sharing a face) of what is
-    not class 0, in each plane for a 2D network; its classes are then held in memory as a whole.
-
-    Raises
-    ------
-    ValueError
-        If the image is not annotated.
-    """
-    classes, instances = image.label("classes"), image.label("instances")
-    if classes is None:
-        raise ValueError(f"{image.path}: an image must be annotated: it has no labels/classes")
-    if instances is not None:
-        return classes, instances
-    whole = np.asarray(classes)
-    sharing_a_face = ndimage.generate_binary_structure(whole.ndim, 1)
-    if dimensions < whole.ndim:
-        sharing_a_face[[0, 2]] = False
-    return classes, ndimage.label((whole > 0) & (whole != NOT_ANNOTATED), sharing_a_face)[0]
 
 
 def sampling_of(
@@ -225,12 +201,41 @@ def blocks_of(
         yield block, window, core
 
 
-def counts_in(index: Mapping[str, Any], settings: WeightsSettings) -> list[int]:
-    """Pixels of each class in all training targets of a dataset, from its `index.json`."""
-    counts: list[int] = index[
-        "separated_class_counts" if settings.separate_touching else "class_counts"
-    ]
-    return counts
+def counts_in(
+    index: Mapping[str, Any],
+    images: Path,
+    settings: WeightsSettings,
+    tested_planes: int | None = None,
+) -> list[int]:
+    """Pixels of each class in all training targets of a dataset, from its `index.json`.
+
+    Where planes are left out, and classes are to be balanced, the labels of all its images are read
+    and counted as if the others had never been annotated.
+
+    Parameters
+    ----------
+    images : Path
+        Folder of the dataset's images.
+    """
+    separated = settings.separate_touching
+    known: list[int] = index["separated_class_counts" if separated else "class_counts"]
+    balanced = settings.balance_classes and settings.class_weights is None
+    if not balanced or (settings.annotated_planes is None and tested_planes is None):
+        return known
+    counts = np.zeros(NOT_ANNOTATED + 1, np.int64)
+    for entry in index["images"]:
+        if not entry["annotated"]:
+            continue
+        image = open_image(images / entry["image"])
+        left_out = left_out_of(image, settings.annotated_planes, tested_planes)
+        classes, instances = labels_of(image, len(image.spatial_shape), left_out)
+        # The line between touching objects is drawn where the next pixel is another.
+        margin = [1] * len(classes.shape)
+        for _, window, core in blocks_of(classes.shape, BLOCKS[len(margin)], margin):
+            target = classes[window]
+            target = separate(target, instances[window]) if separated else target
+            counts += np.bincount(target[core].ravel(), minlength=len(counts))
+    return [int(count) for count in counts[: len(known)]]
 
 
 def write_weights(
@@ -252,11 +257,12 @@ def write_weights(
     ----------
     output : Path
         Zarr group, complete or absent: `target` uint8, `weights` float32, with the image's axes.
+        Its attributes hold `class_counts`.
     dimensions : int
         Of the network: with 2 each plane of a stack is weighted by itself.
     settings : WeightsSettings
-        `annotated_planes` leaves out the others as the last step: what lies between them is known
-        to objects and distances.
+        What `annotated_planes` leaves out is as if it had no labels: neither lines nor distances
+        know of it.
     threads : int
         Blocks at once; of an image of one block, the threads of its distance transform.
     tested_planes : int, optional
@@ -264,15 +270,11 @@ def write_weights(
     """
     image = open_image(image_path)
     axis_rules.check_dimensions(image.axes, dimensions, str(image_path))
-    classes, instances = labels_of(image, dimensions)
     sampling, sigma = sampling_of(image, dimensions, settings)
-    spatial, shape = axis_rules.spatial(image.axes), classes.shape
-    unknown = set(settings.annotated_planes or ()) - set(spatial)
-    if unknown:
-        raise ValueError(
-            f"{image_path}: weights.annotated_planes must be across axes of the image, {spatial}: "
-            f"got {', '.join(sorted(unknown))}; leave it out"
-        )
+    spatial = axis_rules.spatial(image.axes)
+    left_out = left_out_of(image, settings.annotated_planes, tested_planes)
+    classes, instances = labels_of(image, dimensions, left_out)
+    shape = classes.shape
     # One more, since the line between touching objects is drawn where the next pixel is another.
     reach = reach_of(settings, sigma)
     margin = [0] * (len(shape) - dimensions) + [math.ceil(reach / step) + 1 for step in sampling]
@@ -289,7 +291,7 @@ def write_weights(
         if errors:
             return
         try:
-            of_class, of_object = np.asarray(classes[window]), np.asarray(instances[window])
+            of_class, of_object = classes[window], instances[window]
             how = class_counts, settings, sampling, sigma, of_each
             planes = [
                 target_and_weights(of_class[plane], of_object[plane], *how)
@@ -299,9 +301,6 @@ def write_weights(
                 np.reshape(parts, of_class.shape) for parts in zip(*planes, strict=True)
             )
             tell_of_lost(of_object, target, core)
-            skipped = untaught(window, spatial, settings.annotated_planes, tested_planes)
-            np.copyto(target, NOT_ANNOTATED, where=skipped)
-            np.copyto(weights, 0, where=skipped)
             for array, part in zip(arrays, (target, weights), strict=True):
                 array[block] = part[core]
         except Exception as error:
@@ -309,7 +308,9 @@ def write_weights(
 
     with replacing(output) as partial:
         require_space(partial.parent, math.prod(shape) * 5, "free some")
-        zarr.create_group(partial, zarr_format=3)
+        zarr.create_group(
+            partial, zarr_format=3, attributes={"class_counts": [int(of) for of in class_counts]}
+        )
         arrays = [
             create_array(partial / name, spatial, shape, dtype, chunks, extents)
             for name, dtype in (("target", np.uint8), ("weights", np.float32))

@@ -118,7 +118,7 @@ class WeightsSettings(Settings):
     balance_classes: bool = setting(
         True,
         "w_c: classes weigh the inverse of their frequency in all annotated images of the dataset, "
-        "mean 1",
+        "without planes that are tested or left out by annotated_planes, mean 1",
     )
     class_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = setting(
         None, "w_c given by hand, one per class, background first, instead of balance_classes"
@@ -227,9 +227,9 @@ class TrainSettings(Settings):
         "cross_entropy", "dice", "dice_cross_entropy", "jaccard_cross_entropy", "l1", "l2", "ssim"
     ] = setting(
         "cross_entropy",
-        "each under the border weights: the paper's; soft Dice; their sum; or H - log J; of a "
-        "regression: the mean absolute error, its default; the mean squared error; or one minus "
-        "structural similarity",
+        "each under the border weights: the paper's; soft Dice; their sum; or H - log J, J the "
+        "soft Jaccard index of each class but background; of a regression: the mean absolute "
+        "error, its default; the mean squared error; or one minus structural similarity",
     )
     gradient_clip: float | None = setting(None, "largest norm of the gradient", gt=0)
     orientations: bool = setting(True, "random flips and turns by 90° in the plane")
