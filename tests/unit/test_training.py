@@ -472,6 +472,8 @@ def test_several_classes_are_judged_by_the_mean_dice_of_each() -> None:
     # Which of them it is does not count for where foreground is.
     assert exchanged.threshold() == rare_missed.threshold() == judged(truth, truth, 256).threshold()
     assert exchanged.score() == exchanged.dice()
+    nothing = [[0, 0, 0, 255]]
+    assert judged(nothing, [[0, 0, 1, 1]], 3).dice() == pytest.approx(2 * 2 / (3 + 2))
 
 
 def test_two_classes_are_judged_by_foreground_and_background_alike() -> None:

@@ -169,13 +169,15 @@ class Validation(Judge):
         """Mean Dice of foreground and background at the threshold where it is best.
 
         With more than two classes that of the most probable class, mean over the classes that the
-        images show, background left out: a foreground that merged them would hide which is which.
+        images show, background left out but where they show nothing else: a foreground that merged
+        classes would hide which is which.
         """
         if self.classes == 2:
             return float(np.mean(dice_at_thresholds(self.histograms()), axis=0).max())
-        shared, predicted, true = self.overlaps()[:, 1:]
+        shared, predicted, true = self.overlaps()
         shown = true > 0
-        return float(np.mean(2 * shared[shown] / (predicted + true)[shown]))
+        shown[0] = not shown[1:].any()
+        return float(np.mean(2 * shared[shown] / (predicted + true)[shown].clip(1)))
 
     def threshold(self) -> float | None:
         """Foreground probability above which the foreground's Dice is best."""
