@@ -47,7 +47,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def truth_at(place: Path, shape: tuple[int, ...], names: Sequence[str]) -> tuple[Any, Any]:
     """Open a truth of a volume of these extents."""
     volume = Image(place, np.zeros(shape, np.uint8), "zyx"[-len(shape) :], {})
-    return open_truth(place, volume, volume, names)[:2]
+    return open_truth(place, "volume.tif", volume, volume, names)[:2]
 
 
 def comparison(place: Path, seed: int, shape: tuple[int, ...], **options: Any) -> Comparison:
@@ -187,7 +187,7 @@ def test_a_truth_that_breaks_while_it_is_read_is_unusable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = Image("there", Failing(), "zyx", {})  # type: ignore[arg-type]
-    monkeypatch.setattr("unetflow.truths.open_volume", lambda place: broken)
+    monkeypatch.setattr("unetflow.judging.open_volume", lambda place: broken)
     classes, known = truth_at(tmp_path, (300, 300, 300), ["a", "b"])
     first = (slice(0, 16),) * 3
     assert classes[first].max() == 1

@@ -331,12 +331,25 @@ def test_fractions_are_no_truth(tmp_path: Path) -> None:
         evaluated([paths[1], *paths[1:]])
 
 
-def test_ids_tell_no_classes_to_a_network_of_three(tmp_path: Path) -> None:
-    paths = write_images(tmp_path, picture(), picture(), "yx")
-    images = map(open_image, [paths[2], *paths[1:]])
+def test_labels_are_the_numbers_of_classes_to_a_network_of_three(tmp_path: Path) -> None:
+    classes = np.where(picture() > 0, 1 + (picture() % 2), 0).astype(np.uint8)
+    paths = write_images(tmp_path, classes, classes, "yx")
+    foreground = np.stack([classes == 1, classes == 2]).astype(np.float16)
+    create_image(paths[1], "cyx", foreground.shape, np.float16, {})[...] = foreground
     model = {"class_names": ["background", "nucleus", "cell"], "network": {"dimensions": 2}}
-    with pytest.raises(ValueError, match="for 2 classes, the network has 3"):
-        evaluate_image(*images, model, EvaluateSettings())
+    facts = {"state": "done", "volume": {"path": "a.tif"}}
+    places = dict(zip(("prediction", "segmentation"), paths[1:], strict=True))
+    for value, metric, expected in ((2, "dice_cell", 1), (7, "reason", "classes from 0 to 2")):
+        tifffile.imwrite(
+            tmp_path / "t.tif", np.where(classes == 2, value, classes).astype(np.uint8)
+        )
+        known = places | {"truth": tmp_path / "t.tif"}
+        evaluate_volume(facts, known, tmp_path / "m.tsv", model, EvaluateSettings())
+        table = pd.read_csv(tmp_path / "m.tsv", sep="\t")
+        if metric == "reason":
+            assert expected in table["reason"].item()
+        else:
+            assert table.set_index("metric")["value"][metric] == expected
 
 
 def test_a_truth_of_another_shape_is_refused(tmp_path: Path) -> None:
@@ -405,7 +418,8 @@ def test_curves_hold_the_pixels_of_all_images_by_probability_and_are_merged(
 def volume_table(root: Path, truth: Path, state: str = "done") -> pd.DataFrame:
     """Scores of a volume as they were written."""
     paths = {name: root / name for name in ("prediction", "segmentation")} | {"truth": truth}
-    evaluate_volume({"state": state}, paths, root / "metrics.tsv", MODEL, EvaluateSettings())
+    facts = {"state": state, "volume": {"path": "a.tif"}}
+    evaluate_volume(facts, paths, root / "metrics.tsv", MODEL, EvaluateSettings())
     return pd.read_csv(root / "metrics.tsv", sep="\t")
 
 

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from unetflow.datasets.prepare import prepare
 from unetflow.evaluation import evaluate_image
+from unetflow.judging import open_truth
 from unetflow.metrics.surface import surface_scores
 from unetflow.nifti import write_nifti, write_nifti_of_volume, write_niftis
 from unetflow.predicted import metadata
@@ -19,6 +20,7 @@ from unetflow.settings.datasets import DatasetSettings
 from unetflow.settings.evaluation import EvaluateSettings
 from unetflow.settings.prediction import PredictSettings
 from unetflow.store import Image, add_label, create_image, open_image
+from unetflow.truths import UnusableTruth
 from unetflow.volumes import open_volume
 from unetflow.voxels import resampled, resampled_classes, resampled_ids
 
@@ -176,6 +178,20 @@ def test_scores_are_those_of_the_grid_that_was_annotated(tmp_path: Path) -> None
     _, levels = evaluate_image(truth, prediction, segmentation, model, settings, tested_planes=2)
     planes, *extents = truth.array.shape
     assert set(levels.sum(axis=(1, 2))) == {planes // 2 * np.prod(extents)}
+
+
+def test_a_truth_that_lies_elsewhere_is_no_truth(tmp_path: Path) -> None:
+    volume, truth = scan(tmp_path / "scan.nii"), tmp_path / "truth.nii"
+    source = open_volume(volume)
+    image = sitk.ReadImage(str(volume))
+    mask = sitk.GetImageFromArray((sitk.GetArrayFromImage(image) > 40).astype(np.uint8))
+    mask.CopyInformation(image)
+    sitk.WriteImage(mask, str(truth))
+    open_truth(truth, str(volume), source, source, NAMES[:2])
+    mask.SetOrigin([x + 300 for x in image.GetOrigin()])
+    sitk.WriteImage(mask, str(truth))
+    with pytest.raises(UnusableTruth, match="must lie in the same place: 300 mm from"):
+        open_truth(truth, str(volume), source, source, NAMES[:2])
 
 
 def test_a_volume_of_another_format_lies_at_the_origin(tmp_path: Path) -> None:

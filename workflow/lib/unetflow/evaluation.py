@@ -198,7 +198,8 @@ def evaluate_volume(
                 segmentation = open_image(Path(paths["segmentation"]))
                 found = probability_image(prediction)
                 names = model["class_names"]
-                judged = open_truth(paths["truth"], found, segmentation, names)
+                place = facts["volume"]["path"]
+                judged = open_truth(paths["truth"], place, found, segmentation, names)
                 scores, _ = all_scores(compare(*judged, model, settings), settings)
             else:
                 of = facts["volume"], paths["truth"], prediction, regression

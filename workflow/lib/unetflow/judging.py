@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unetflow.datasets.medical import require_same_grid
+from unetflow.formats.medical import placement_of
 from unetflow.progress import one_line
 from unetflow.store import SOURCE, Image, open_image
 from unetflow.truths import Guarded, UnusableTruth, truth_arrays
-from unetflow.volumes import open_volume
+from unetflow.volumes import is_medical, open_volume
 from unetflow.voxels import on_grid, resampled
 
 
@@ -32,9 +34,18 @@ class Judged(NamedTuple):
 
 
 def open_truth(
-    place: Path | str, foreground: Image, segmentation: Image, class_names: Sequence[str]
+    place: Path | str,
+    volume: str,
+    foreground: Image,
+    segmentation: Image,
+    class_names: Sequence[str],
 ) -> Judged:
     """Truth of a volume at a place, and its results on the grid of that.
+
+    Parameters
+    ----------
+    volume : str
+        Place of the volume: where both are medical, they must lie at the same one of the patient.
 
     Raises
     ------
@@ -42,11 +53,20 @@ def open_truth(
         Here, and when what is returned is read.
     """
     try:
+        if is_medical(str(place)) and is_medical(volume):
+            require_same_place(volume, str(place))
         found = on_grid_of_truth(open_volume(place), foreground, segmentation, class_names)
     except Exception as error:
         raise UnusableTruth(one_line(error)) from error
     instances = None if found.instances is None else Guarded(found.instances)
     return found._replace(classes=Guarded(found.classes, len(class_names)), instances=instances)
+
+
+def require_same_place(volume: str, truth: str) -> None:
+    """Refuse a medical truth of a volume's extents that lies elsewhere."""
+    here, there = placement_of(volume), placement_of(truth)
+    if here and there and here.spatial_shape == there.spatial_shape:
+        require_same_grid(Path(volume), Path(truth))
 
 
 def on_grid_of_truth(

@@ -129,25 +129,23 @@ class TrueValues:
 def truth_arrays(truth: Image, shape: Sequence[int], class_names: Sequence[str]) -> tuple[Any, Any]:
     """Classes, and instances or None, of a truth: its labels, or else what its own pixels are.
 
-    Pixels of one value beside 0 are a class: its objects are its components, as with classes. So
-    are those of the values 1 and 255 in 8 bits, of which 255 are not annotated. What is returned is
-    read when indexed.
+    Of a network of more than two classes these are classes by their numbers. Else pixels of one
+    value beside 0 are a class: its objects are its components, as with classes. So are those of the
+    values 1 and 255 in 8 bits, of which 255 are not annotated. What is returned is read when
+    indexed.
 
     Raises
     ------
     ValueError
         If the extents are others than those of the volume, if an image without labels has channels,
-        if there are fractions, or if classes cannot be told from ids.
+        or if there are fractions.
     """
     classes, known = truth.label("classes"), truth.label("instances")
     array = truth.array if classes is None else classes
-    if classes is None and (
-        array.dtype.kind not in "iub" or "c" in truth.axes or len(class_names) > 2
-    ):
+    if classes is None and (array.dtype.kind not in "iub" or "c" in truth.axes):
         raise ValueError(
             f"{truth.path}: truth must have labels/classes, or be a label image of whole numbers "
-            f"without channels (for 2 classes, the network has {len(class_names)}): found "
-            f"{array.dtype} along {truth.axes}; name its label image"
+            f"without channels: found {array.dtype} along {truth.axes}; name its label image"
         )
     for labels in (array, known):
         if labels is None:
@@ -162,8 +160,8 @@ def truth_arrays(truth: Image, shape: Sequence[int], class_names: Sequence[str])
                 f"{truth.path}: labels of a truth must be whole numbers: found {labels.dtype}; "
                 "save them again"
             )
-    if classes is not None:
-        return classes, known
+    if classes is not None or len(class_names) > 2:
+        return array, known
     found = some_ids(array)
     if array.dtype == np.uint8 and found == {1, NOT_ANNOTATED}:
         return array, None
