@@ -87,7 +87,11 @@ def test_a_patch_of_one_sample_at_the_deepest_level_is_refused_where_torch_does(
         rule = r"patches\.tile must leave several .* which leaves one; set 8 or more"
         with pytest.raises(ValueError, match=rule) if alone else nullcontext():
             ExperimentSettings(
-                dataset="any", model=settings, patches={"tile": tile}, predict={"tile": 48}
+                dataset="any",
+                intensity={"source": "image"},
+                model=settings,
+                patches={"tile": tile},
+                predict={"tile": 48},
             )
 
 
