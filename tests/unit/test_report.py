@@ -586,10 +586,14 @@ def test_slices_of_a_volume_are_of_what_its_row_chose(half: Results) -> None:
 def test_experiments_of_one_dataset_are_compared_with_the_first(full: Results) -> None:
     metrics = full.root / "experiments/demo/metrics.tsv"
     table = pd.read_csv(metrics, sep="\t")
+    known = table.copy()
     table.loc[table["metric"] == "dice_cell", "value"] -= 0.1
     table.loc[table["metric"] == "v_rand", "value"] += [0.1, -0.1] * 3
     (full.root / "experiments/worse").mkdir()
-    table.to_csv(full.root / "experiments/worse/metrics.tsv", sep="\t", index=False)
+    together = {"image": "all of fold0", "metric": "isbi2012_v_rand", "value": 0.5}
+    row = pd.DataFrame([table.iloc[0].to_dict() | together])
+    for scored, place in ((table, full.root / "experiments/worse/metrics.tsv"), (known, metrics)):
+        pd.concat([scored, row]).to_csv(place, sep="\t", index=False)
     chosen = settings() | {"dataset": "cells"}
     names = dict.fromkeys(("demo", "worse", "without_scores"), chosen)
     (entry,) = comparisons(full.root, names)

@@ -57,7 +57,10 @@ def side_by_side(dataset: str, tables: Mapping[str, Any]) -> dict[str, Any]:
         rows.append(
             {
                 "name": name,
-                "images": common["image"].nunique(),
+                # Not the row of all sections together, which has other scores
+                "images": max(
+                    (means[metric]["n"] for metric, *_ in metrics if metric in means), default=0
+                ),
                 "cells": [
                     {
                         "mean": means.get(metric, {}).get("mean"),
