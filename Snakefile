@@ -35,9 +35,12 @@ rule all:
         expand(rules.check_archive.output, archive=ARCHIVES),
 
 
-# Each job that ends would have Snakemake look for jobs once more in every second of the rest of the run
+# With a limit, each job that ends has Snakemake look for jobs once more in every second of the rest of the run: the
+# one that it has by default is left out, --max-jobs-per-timespan is kept.
 onstart:
-    workflow.scheduler.job_rate_limiter = None
+    limiter = workflow.scheduler.job_rate_limiter
+    if limiter and (limiter.max_jobs, limiter.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
 
 
 # Data that are bad are results; of what else fails the summaries of archives tell as well.

@@ -123,17 +123,27 @@ def test_a_name_tells_the_digest_whatever_has_become_of_it(name: str, tmp_path: 
     refused(path, r"must have the SHA-256 that its name tells: got [0-9a-f]{8}, expected 8[aA]7190")
 
 
+def assert_taken(path: Path) -> None:
+    """A network has the weights of a file."""
+    settings = thin(ternausnet(path), path)
+    network = build(settings, 3, 2)
+    take_pretrained(network, settings, freeze=False)
+    for name, weights in torch.load(path, weights_only=True).items():
+        if name.startswith("features."):
+            assert torch.equal(network.state_dict()[name], weights), name
+
+
 def test_a_digest_in_capitals_is_one(tmp_path: Path) -> None:
     path = tmp_path / "vgg11.pth"
     torch.save(torchvisions(VGG11, 2), path)
     path = path.rename(tmp_path / f"vgg11-{sha256(path)[:8].upper()}.pth")
-    take_pretrained(build(thin(ternausnet(path), path), 3, 2), thin(ternausnet(path), path), False)
+    assert_taken(path)
 
 
 def test_digits_that_are_no_eight_tell_no_digest(tmp_path: Path) -> None:
     path = tmp_path / "vgg11-8a7190461.pth"
     torch.save(torchvisions(VGG11, 2), path)
-    take_pretrained(build(thin(ternausnet(path), path), 3, 2), thin(ternausnet(path), path), False)
+    assert_taken(path)
 
 
 class Runs:
