@@ -189,7 +189,7 @@ def training_images(wildcards):
 
 
 def validation_images(wildcards):
-    """Images that choose its best step and its threshold; none for the final network."""
+    """Images that choose its best step and its thresholds; none for the final network."""
     return images_in(wildcards.experiment, wildcards.split, "validate")
 
 
@@ -201,7 +201,7 @@ def seen_images(wildcards):
 
 
 def fold_models(wildcards):
-    """Networks of the folds, from which the final one takes steps and threshold."""
+    """Networks of the folds, from which the final one takes steps and thresholds."""
     if wildcards.split != "final":
         return []
     return expand(
@@ -250,6 +250,8 @@ def training_settings(wildcards):
     # What of a validation image is known; patches hold it already.
     chosen["weights"] = {"annotated_planes": settings["weights"]["annotated_planes"]}
     chosen["split"] = {"tested_planes": settings["split"]["tested_planes"]}
+    if experiment.segment.seeds_are_chosen:
+        chosen["segment"] = {"method": "watershed", "seed_threshold": "auto"}
     # Other seeds of the same experiment are other jobs.
     chosen["train"]["seeds"] = [int(wildcards.seed)]
     # What the plan has chosen with it is already here.

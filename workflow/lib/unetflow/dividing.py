@@ -48,7 +48,7 @@ def segment(
     if settings.method == "components":
         instances = components(above)
     else:
-        seeds = components(foreground > max(threshold, settings.seed_threshold))
+        seeds = components(foreground > max(threshold, float(settings.seed_threshold)))
         mask = above if threshold > 0 else None
         instances = watershed(-foreground.astype(np.float32), seeds, mask=mask)
         if settings.merge_below is not None:

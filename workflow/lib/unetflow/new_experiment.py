@@ -72,6 +72,7 @@ predict:
 segment:
   method: {method}  # {why_method}
   threshold: auto  # the best on the validation images
+  seed_threshold: {seed_threshold}  # {why_seeds}
   minimum_size: {minimum_size}  # {why_size}
 """
 
@@ -161,6 +162,8 @@ def describe(name: str, images: str, masks: str) -> str:
         why_size="a quarter of the smallest objects in the masks" if size else "0 keeps all",
         method="watershed" if touching else "components",
         why_method="divides what touches" if touching else "connected components",
+        seed_threshold="auto" if touching else 0.8,
+        why_seeds="the best on the validation images" if touching else "of watershed alone",
     )
     return "\n".join(aligned(line) for line in text.splitlines()) + "\n"
 

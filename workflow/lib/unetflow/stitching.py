@@ -82,23 +82,36 @@ def division_of(
     ----------
     model : mapping
         Its `model.json`: what a 2D network predicted plane by plane is divided plane by plane, and
-        its threshold holds where `settings.threshold` is "auto".
+        its thresholds hold where those of the settings are "auto".
     pixels : Image, optional
         What was predicted, whose grey values are summed over each object, see `values_of`.
 
     Raises
     ------
     ValueError
-        If the prediction is not there.
+        If the prediction is not there, or the model has no threshold that is asked for.
     """
     image = predicted.open_prediction(prediction)
     axes, shape = axis_rules.spatial(image.axes), image.spatial_shape
     threshold = model["threshold"] if settings.threshold == "auto" else settings.threshold
+    if settings.seeds_are_chosen:
+        settings = settings.model_copy(update={"seed_threshold": chosen_seeds(model)})
     by_plane = model["network"]["dimensions"] == 2
     layout = chunks_and_shards(axes, shape, cubes=len(shape) == 3 and not by_plane)
     grid = blocks_of(shape, layout[1], by_plane, settings)
     values = values_of(image, pixels)
     return Division(image, threshold, by_plane, settings, values, layout, grid)
+
+
+def chosen_seeds(model: Mapping[str, Any]) -> float:
+    """Threshold of watershed's seeds that the training of a model has chosen."""
+    chosen = model.get("seed_threshold")
+    if chosen is None:
+        raise ValueError(
+            "segment.seed_threshold auto must be of a model that was trained with it: this one has "
+            "chosen none; set a number from 0 to 1"
+        )
+    return float(chosen)
 
 
 def blocks_of(

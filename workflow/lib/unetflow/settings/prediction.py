@@ -145,7 +145,11 @@ class SegmentSettings(Settings):
     threshold: Fraction | Literal["auto"] = setting(
         "auto", "of the foreground probability; auto: the best Dice on the validation images"
     )
-    seed_threshold: Fraction = setting(0.8, "of watershed's seeds")
+    seed_threshold: Fraction | Literal["auto"] = setting(
+        0.8,
+        "of watershed's seeds; auto: the best panoptic quality of the validation images' objects, "
+        "chosen where a training ends, which is done again when this becomes auto",
+    )
     merge_below: Fraction | None = setting(
         None,
         "after watershed, neighbours are joined, weakest boundary first, while the mean background "
@@ -196,6 +200,11 @@ class SegmentSettings(Settings):
         "by watershed, intersection over union at the seam of two blocks from which on two objects "
         "are one",
     )
+
+    @property
+    def seeds_are_chosen(self) -> bool:
+        """Whether a training chooses the threshold of watershed's seeds."""
+        return self.method == "watershed" and self.seed_threshold == "auto"
 
 
 class TrackSettings(Settings):
