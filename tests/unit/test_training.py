@@ -46,6 +46,7 @@ from unetflow.patches import cut_patches, open_source
 from unetflow.sampling import Patches
 from unetflow.settings.datasets import DatasetSettings
 from unetflow.settings.experiment import ExperimentSettings
+from unetflow.settings.prediction import SegmentSettings
 from unetflow.settings.training import (
     IntensitySettings,
     PatchesSettings,
@@ -445,7 +446,7 @@ def test_the_threshold_maximises_dice_over_all_thresholds(shape: tuple[int, ...]
         for edge in THRESHOLDS[:-1]
     ]
     assert len(set(scores)) > 5
-    validation = Validation(model, images, (TILE, TILE), 2)
+    validation = Validation(model, images, (TILE, TILE), 2, SegmentSettings())
     assert validation.threshold() == THRESHOLDS[int(np.argmax(scores))]
     found = dice_at_thresholds(validation.histograms())[0]
     np.testing.assert_allclose(found, scores, atol=0.002)
@@ -466,7 +467,7 @@ def judged(truth: list[list[int]], found: list[list[int]], classes: int) -> Vali
     """Judge what is drawn as found of a plane by its truth."""
     model = Model(torch.nn.Identity(), (), torch.device("cpu"), "32", {})
     annotated = np.array([found], np.float32), np.array(truth, np.uint8)
-    return Drawn(model, [annotated], (TILE, TILE), classes)
+    return Drawn(model, [annotated], (TILE, TILE), classes, SegmentSettings())
 
 
 def test_several_classes_are_judged_by_the_mean_dice_of_each() -> None:
@@ -497,6 +498,9 @@ def test_a_validation_image_without_annotation_is_refused(tmp_path: Path) -> Non
         read_validation({"a": tmp_path / "image"}, {"a": Normalisation((0.0,), (1.0,))})
 
 
+WATERSHED = SegmentSettings(method="watershed", seed_threshold="auto")
+
+
 class Shown(Validation):
     """The foreground probability that is predicted of an image is what it shows."""
 
@@ -511,7 +515,7 @@ def shown(
     """Judge foreground probabilities by true classes and objects."""
     model = Model(torch.nn.Identity(), (), torch.device("cpu"), "32", {})
     pairs = [(image[None], of) for image, of in zip(images, classes, strict=True)]
-    return Shown(model, pairs, (TILE,) * dimensions, 2, objects)
+    return Shown(model, pairs, (TILE,) * dimensions, 2, WATERSHED, objects)
 
 
 def test_seeds_are_above_what_joins_objects_and_below_what_they_reach() -> None:
@@ -537,6 +541,27 @@ def test_seeds_are_above_what_joins_objects_and_below_what_they_reach() -> None:
     # One cell for certain, drawn as such
     whole = np.minimum(truth, 1)
     assert shown([image], [whole], [whole], 2).seed_threshold(0.11) == 0.11
+
+
+def test_seeds_are_chosen_for_how_objects_will_be_divided() -> None:
+    def chosen(image: np.ndarray, truth: np.ndarray, **ways: Any) -> float | None:
+        judge = shown([image], [np.minimum(truth, 1)], [truth], 2)
+        way = WATERSHED.model_copy(update=ways)
+        return replace(judge, division=way).thresholds()["seed_threshold"]
+
+    # A hole in the wall between two cells of four parts each, which merging alone makes whole
+    image = np.full((9, 18), 0.96, np.float32)
+    image[:, 2:8:2] = image[:, 11::2] = 0.94
+    image[:, 8:10], image[4, 8:10] = 0.28, 0.93
+    truth = np.repeat([[1] * 9 + [2] * 9], 9, axis=0).astype(np.uint8)
+    assert chosen(image, truth, threshold=0.0, merge_below=0.5) == 0.95
+    assert chosen(image, truth, threshold=0.0) == 0
+    # Two narrow cells far from one another, of which objects that fill the picture are the half
+    image = np.full((9, 24), 0.8, np.float32)
+    image[:, 12] = 0.28
+    truth = np.zeros((9, 24), np.uint8)
+    truth[:, 2:6], truth[:, 18:22] = 1, 2
+    assert chosen(image, truth, threshold=0.0) == 0.3
 
 
 def object_quality(truth: np.ndarray, found: np.ndarray) -> float:
@@ -665,7 +690,7 @@ def test_the_model_is_the_one_that_validated_best(data: Path, trained: Path) -> 
         tuple(facts["intensity"]["offset"]), tuple(facts["intensity"]["scale"])
     )
     images = read_validation({"v": data / "images/v"}, {"v": normalise})
-    validation = Validation(model, images, facts["tile"], 2)
+    validation = Validation(model, images, facts["tile"], 2, SegmentSettings())
     assert validation.dice() == pytest.approx(best["validation_dice"])
     assert facts["threshold"] == validation.threshold()
     assert facts["seed_threshold"] is None

@@ -20,6 +20,8 @@ def dataset_name_of(experiment):
 
 WEIGHTS_FOLLOW = ("dataset", "weights", "split.tested_planes", "model.dimensions")
 PATCHES_FOLLOW = (*WEIGHTS_FOLLOW, "patches", "model.geometry", "patches_are_planned")
+# Of the section segment, what seeds are chosen for.
+SEEDS_FOLLOW = ("method", "threshold", "seed_threshold", "merge_below")
 
 
 def maker(name, settings):
@@ -126,6 +128,8 @@ def settings_to_plan(experiment):
         "split": {"folds", "validate_on", "tested_planes"},
         "train": {"batch", "devices", "device", "memory_gb"},
     }
+    if EXPERIMENTS[experiment].segment.seeds_are_chosen:
+        parts["segment"] = {"method", "seed_threshold"}
     chosen = EXPERIMENTS[experiment].model_dump(mode="json", include=parts)
     return chosen | {"dataset": dataset_name_of(experiment)}
 
@@ -251,7 +255,7 @@ def training_settings(wildcards):
     chosen["weights"] = {"annotated_planes": settings["weights"]["annotated_planes"]}
     chosen["split"] = {"tested_planes": settings["split"]["tested_planes"]}
     if experiment.segment.seeds_are_chosen:
-        chosen["segment"] = {"method": "watershed", "seed_threshold": "auto"}
+        chosen["segment"] = {name: settings["segment"][name] for name in SEEDS_FOLLOW}
     # Other seeds of the same experiment are other jobs.
     chosen["train"]["seeds"] = [int(wildcards.seed)]
     # What the plan has chosen with it is already here.

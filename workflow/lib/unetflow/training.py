@@ -254,7 +254,7 @@ def judge_of(
     images = read_validation(paths, normalise, *planes)
     asked = paths.values() if experiment.segment.seeds_are_chosen else ()
     objects = read_objects(asked, experiment.model.dimensions, *planes)
-    return Validation(model, images, tile, outputs, objects)
+    return Validation(model, images, tile, outputs, experiment.segment, objects)
 
 
 def launched(settings: TrainSettings) -> tuple[Fabric, str]:

@@ -183,11 +183,14 @@ class Validation(Judge):
 
     Attributes
     ----------
+    division : SegmentSettings
+        How its objects will be divided.
     objects : sequence of integer arrays (*spatial)
         True ones of each image, 0 is none; without them no threshold of seeds is chosen.
     """
 
     classes: int
+    division: SegmentSettings
     objects: Sequence[NDArray[np.integer]] = ()
     measure = "validation_dice"
 
@@ -212,7 +215,9 @@ class Validation(Judge):
     def thresholds(self) -> dict[str, float | None]:
         """Those of foreground and of watershed's seeds."""
         threshold = self.threshold()
-        seeds = self.seed_threshold(threshold) if self.objects else None
+        given = self.division.threshold
+        taken = threshold if given == "auto" else given
+        seeds = self.seed_threshold(taken) if self.objects else None
         return {"threshold": threshold, "seed_threshold": seeds}
 
     def threshold(self) -> float:
@@ -221,22 +226,20 @@ class Validation(Judge):
         return float(THRESHOLDS[int(np.argmax(foreground))])
 
     def seed_threshold(self, threshold: float) -> float:
-        """Foreground probability of seeds from which watershed grows the best objects.
+        """Foreground probability of seeds that divide the best objects above a threshold.
 
         Those of the best panoptic quality, mean over images or over planes of stacks, where they
-        are annotated, if the objects end where the probability is `threshold`.
+        are annotated. Objects that fill the picture are judged within the true ones alone.
         """
         tried = [threshold, *(seed for seed in SEEDS if seed > threshold)]
-        ways = [
-            SegmentSettings(method="watershed", threshold=threshold, seed_threshold=seed)
-            for seed in tried
-        ]
+        ways = [self.division.model_copy(update={"seed_threshold": seed}) for seed in tried]
         objects = (of[plane] for of in self.objects for plane in self.planes(of))
         quality = np.zeros(len(tried))
         for (pixels, classes), true in zip(self.parts(), objects, strict=True):
-            foreground, known = self.foreground(pixels), classes != NOT_ANNOTATED
+            foreground = self.foreground(pixels)
+            judged = (classes != NOT_ANNOTATED) & ((true > 0) | (threshold > 0))
             found = (segment(foreground, threshold, way) for way in ways)
-            tables = [contingency(true[known], of[known]) for of in found]
+            tables = [contingency(true[judged], of[judged]) for of in found]
             # Nothing to find, and nothing found, says nothing
             quality += np.nan_to_num([matching(of, 0.5)["panoptic_quality"] for of in tables])
         return float(tried[int(np.argmax(quality))])

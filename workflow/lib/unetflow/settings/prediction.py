@@ -148,7 +148,7 @@ class SegmentSettings(Settings):
     seed_threshold: Fraction | Literal["auto"] = setting(
         0.8,
         "of watershed's seeds; auto: the best panoptic quality of the validation images' objects, "
-        "chosen where a training ends, which is done again when this becomes auto",
+        "chosen where a training ends, which is then done again if threshold or merge_below change",
     )
     merge_below: Fraction | None = setting(
         None,
