@@ -31,6 +31,8 @@ include: "workflow/rules/export.smk"
 rule all:
     default_target: True
     input:
+        # The report alone would not do: one that is there, of other experiments, waits for no checkpoint of a new one.
+        expand(rules.summarise_experiment.output.summary, experiment=CHOSEN),
         rules.build_report.output,
         expand(rules.check_archive.output, archive=ARCHIVES),
 

@@ -115,6 +115,21 @@ def test_seeds_are_chosen_by_a_training_and_given_without(project: Project) -> N
     assert project.would_run() == AFTER_TRAINING
 
 
+def test_another_experiment_is_made_beside_a_finished_one(project: Project) -> None:
+    folder = project.path / "config/experiments"
+    other = (folder / "tiny.yaml").read_text().replace("name: tiny", "name: other")
+    (folder / "other.yaml").write_text(other)
+    made = {"prepare_dataset", "train_model", "summarise_experiment", "build_report"}
+    for experiments in ("[other]", "[tiny, other]"):
+        assert made <= project.would_run("--config", f"experiments={experiments}", "archives=[]")
+
+
+def test_an_experiment_of_another_dataset_is_made_anew(project: Project) -> None:
+    path = project.path / "config/experiments/tiny.yaml"
+    path.write_text(path.read_text().replace("name: tiny", "name: other"))
+    assert "prepare_dataset" in project.would_run("--config", "archives=[]")
+
+
 def test_what_concerns_volumes_alone_leaves_an_experiments_images(project: Project) -> None:
     path = project.path / "config/experiments/tiny.yaml"
     path.write_text(path.read_text().replace("predict: {", "predict: {dtype: uint8, keep: false, "))
