@@ -564,7 +564,6 @@ def test_scores_of_all_splits_are_merged_whatever_images_are_called(
     merge_metrics(tables, folds, tmp_path / "metrics.tsv", tmp_path / "summary.json")
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["thresholds"] == [0, 0.1]
-    assert summary["seed_thresholds"] == [None, None]
     assert summary["best_steps"] == [10, 11]
     assert (summary["metrics"]["f1"]["mean"], summary["metrics"]["f1"]["n"]) == (0.25, 2)
     merged = pd.read_csv(tmp_path / "metrics.tsv", sep="\t", dtype=str, keep_default_na=False)

@@ -345,6 +345,18 @@ def test_settings_that_a_package_cannot_have_are_told(
     assert words in str(caught.value)
 
 
+def test_no_images_choose_seeds_beside_a_package(tmp_path: Path) -> None:
+    write_package(tmp_path / "foreign.zip", size=3 * HALO)
+    facts = adopted(tmp_path / "foreign.zip", tmp_path / "here")
+    how = experiment(segment={"method": "watershed", "seed_threshold": "auto"})
+    with pytest.raises(
+        ValueError, match=r"segment\.seed_threshold must be a number beside a model"
+    ):
+        suited(how, facts)
+    # Where seeds do nothing it is not asked
+    assert suited(experiment(segment={"seed_threshold": "auto"}), facts)
+
+
 def planned(folder: Path, place: str, **predict: Any) -> dict[str, Any]:
     """Plan of volumes that a model predicts, of two and three dimensions and two channels."""
     adopted(place, folder / "here")

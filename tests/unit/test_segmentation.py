@@ -235,19 +235,13 @@ def test_a_set_threshold_takes_the_place_of_the_models(
     assert open_image(tmp_path / "out").array[...].max() == count
 
 
-def test_seeds_that_a_training_chose_are_taken(tmp_path: Path) -> None:
+def test_seeds_that_images_chose_are_taken(tmp_path: Path) -> None:
     path = write_prediction(tmp_path / "prediction", STACK)
     settings = SegmentSettings(method="watershed", seed_threshold="auto")
     for chosen, count in (0.7, 4), (0.8, 0):
         model = FLAT | {"seed_threshold": chosen}
         found = segment_image(path, tmp_path / f"{count}", model, settings)
         assert len(found.objects["size"]) == count
-    message = r"segment\.seed_threshold auto must be of a model that was trained with it.*set a num"
-    for model in FLAT, FLAT | {"seed_threshold": None}:
-        with pytest.raises(ValueError, match=message):
-            segment_image(path, tmp_path / "none", model, settings)
-    assert not (tmp_path / "none").exists()
-    assert segment_image(path, tmp_path / "c", FLAT, SegmentSettings(seed_threshold="auto"))
 
 
 def test_the_probabilities_of_all_classes_but_background_are_added(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
@@ -30,8 +29,6 @@ from hypothesis.extra import numpy as hnp
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 from numpy.typing import NDArray
-from scipy import ndimage
-from skimage.segmentation import watershed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from unetflow import training
@@ -46,7 +43,6 @@ from unetflow.patches import cut_patches, open_source
 from unetflow.sampling import Patches
 from unetflow.settings.datasets import DatasetSettings
 from unetflow.settings.experiment import ExperimentSettings
-from unetflow.settings.prediction import SegmentSettings
 from unetflow.settings.training import (
     IntensitySettings,
     PatchesSettings,
@@ -64,11 +60,9 @@ from unetflow.store import (
 )
 from unetflow.training import Task, task_digest, train
 from unetflow.validation import (
-    SEEDS,
     THRESHOLDS,
     Validation,
     dice_at_thresholds,
-    read_objects,
     read_validation,
 )
 from unetflow.weights import write_weights
@@ -85,10 +79,7 @@ PADDED = {"padding": "zeros", "normalisation": "batch"}
 
 
 def experiment(
-    dropout: float = 0.5,
-    model: dict[str, Any] | None = None,
-    segment: dict[str, Any] | None = None,
-    **train_settings: Any,
+    dropout: float = 0.5, model: dict[str, Any] | None = None, **train_settings: Any
 ) -> ExperimentSettings:
     """Return the settings of a training of seconds."""
     chosen = {
@@ -105,7 +96,6 @@ def experiment(
         split={"unit": "image", "folds": 3},
         model={"width": 2, "depth": 1, "dropout": dropout, **(model or {})},
         patches={"tile": TILE, "per_image": 2},
-        segment=segment or {},
         train=chosen,
     )
 
@@ -446,7 +436,7 @@ def test_the_threshold_maximises_dice_over_all_thresholds(shape: tuple[int, ...]
         for edge in THRESHOLDS[:-1]
     ]
     assert len(set(scores)) > 5
-    validation = Validation(model, images, (TILE, TILE), 2, SegmentSettings())
+    validation = Validation(model, images, (TILE, TILE), 2)
     assert validation.threshold() == THRESHOLDS[int(np.argmax(scores))]
     found = dice_at_thresholds(validation.histograms())[0]
     np.testing.assert_allclose(found, scores, atol=0.002)
@@ -467,7 +457,7 @@ def judged(truth: list[list[int]], found: list[list[int]], classes: int) -> Vali
     """Judge what is drawn as found of a plane by its truth."""
     model = Model(torch.nn.Identity(), (), torch.device("cpu"), "32", {})
     annotated = np.array([found], np.float32), np.array(truth, np.uint8)
-    return Drawn(model, [annotated], (TILE, TILE), classes, SegmentSettings())
+    return Drawn(model, [annotated], (TILE, TILE), classes)
 
 
 def test_several_classes_are_judged_by_the_mean_dice_of_each() -> None:
@@ -496,130 +486,6 @@ def test_a_validation_image_without_annotation_is_refused(tmp_path: Path) -> Non
     message = re.escape("image: a validation image must be annotated: it has no labels/classes")
     with pytest.raises(ValueError, match=message):
         read_validation({"a": tmp_path / "image"}, {"a": Normalisation((0.0,), (1.0,))})
-
-
-WATERSHED = SegmentSettings(method="watershed", seed_threshold="auto")
-
-
-class Shown(Validation):
-    """The foreground probability that is predicted of an image is what it shows."""
-
-    def foreground(self, pixels: np.ndarray) -> np.ndarray:
-        """Show it."""
-        return pixels[0]
-
-
-def shown(
-    images: list[np.ndarray], classes: list[np.ndarray], objects: list[np.ndarray], dimensions: int
-) -> Shown:
-    """Judge foreground probabilities by true classes and objects."""
-    model = Model(torch.nn.Identity(), (), torch.device("cpu"), "32", {})
-    pairs = [(image[None], of) for image, of in zip(images, classes, strict=True)]
-    return Shown(model, pairs, (TILE,) * dimensions, 2, WATERSHED, objects)
-
-
-def test_seeds_are_above_what_joins_objects_and_below_what_they_reach() -> None:
-    """Two cells of an undecided network, which at 0.9 finds none and at 0.6 one."""
-    image = np.full((9, 20), 0.1, np.float32)
-    image[2:7, 2:18] = 0.62
-    image[3:6, 3:9] = image[3:6, 11:17] = 0.78
-    truth = np.zeros((9, 20), np.uint8)
-    truth[2:7, 2:10], truth[2:7, 10:18] = 1, 2
-    judge = shown([image], [np.minimum(truth, 1)], [truth], 2)
-    assert judge.threshold() == pytest.approx(0.11)
-    assert judge.thresholds()["seed_threshold"] == 0.65
-    assert shown([image], [np.minimum(truth, 1)], [], 2).thresholds()["seed_threshold"] is None
-    # Four cells of a network that is sure, where nothing is annotated
-    sure = np.full((9, 40), 0.85, np.float32)
-    sure[2:7, 4::10] = 0.95
-    cells = np.repeat([[3, 4, 5, 6]], 10, axis=1).repeat(9, axis=0).astype(np.uint8)
-    images, objects = np.hstack([image, sure]), np.hstack([truth, cells])
-    classes = np.hstack([np.minimum(truth, 1), np.full_like(cells, NOT_ANNOTATED)])
-    assert shown([images], [classes], [objects], 2).seed_threshold(0.11) == 0.65
-    classes[classes == NOT_ANNOTATED] = 1
-    assert shown([images], [classes], [objects], 2).seed_threshold(0.11) > 0.8
-    # One cell for certain, drawn as such
-    whole = np.minimum(truth, 1)
-    assert shown([image], [whole], [whole], 2).seed_threshold(0.11) == 0.11
-
-
-def test_seeds_are_chosen_for_how_objects_will_be_divided() -> None:
-    def chosen(image: np.ndarray, truth: np.ndarray, **ways: Any) -> float | None:
-        judge = shown([image], [np.minimum(truth, 1)], [truth], 2)
-        way = WATERSHED.model_copy(update=ways)
-        return replace(judge, division=way).thresholds()["seed_threshold"]
-
-    # A hole in the wall between two cells of four parts each, which merging alone makes whole
-    image = np.full((9, 18), 0.96, np.float32)
-    image[:, 2:8:2] = image[:, 11::2] = 0.94
-    image[:, 8:10], image[4, 8:10] = 0.28, 0.93
-    truth = np.repeat([[1] * 9 + [2] * 9], 9, axis=0).astype(np.uint8)
-    assert chosen(image, truth, threshold=0.0, merge_below=0.5) == 0.95
-    assert chosen(image, truth, threshold=0.0) == 0
-    # Two narrow cells far from one another, of which objects that fill the picture are the half
-    image = np.full((9, 24), 0.8, np.float32)
-    image[:, 12] = 0.28
-    truth = np.zeros((9, 24), np.uint8)
-    truth[:, 2:6], truth[:, 18:22] = 1, 2
-    assert chosen(image, truth, threshold=0.0) == 0.3
-
-
-def object_quality(truth: np.ndarray, found: np.ndarray) -> float:
-    """Panoptic quality by its definition; NaN without objects."""
-    pairs = [
-        (np.sum((truth == one) & (found == other)), np.sum((truth == one) | (found == other)))
-        for one in np.unique(truth[truth > 0])
-        for other in np.unique(found[found > 0])
-    ]
-    # Of IoU 1/2, more than one pair of an object may be
-    ious = [shared / union for shared, union in pairs if 2 * shared > union]
-    count = len(np.unique(truth[truth > 0])) + len(np.unique(found[found > 0]))
-    return 2 * sum(ious) / count if count else math.nan
-
-
-@pytest.mark.parametrize(
-    ("shape", "dimensions"), [((40, 50), 2), ((4, 30, 30), 2), ((9, 20, 22), 3)]
-)
-def test_the_seeds_are_those_of_the_best_objects_where_they_are_annotated(
-    shape: tuple[int, ...], dimensions: int
-) -> None:
-    generator = np.random.default_rng(5)
-    images, classes, objects = [], [], []
-    for _ in range(2):
-        smooth = ndimage.gaussian_filter(generator.normal(size=shape), 1.2)
-        image = (smooth - smooth.min()) / np.ptp(smooth)
-        true = watershed(-image, ndimage.label(image > 0.68)[0], mask=image > 0.45)
-        known = generator.random(shape[-2:]) > 0.2
-        images.append(image.astype(np.float32))
-        classes.append(np.where(known, true > 0, NOT_ANNOTATED).astype(np.uint8))
-        objects.append(true)
-    judge = shown(images, classes, objects, dimensions)
-    qualities = {}
-    for seed in SEEDS:
-        of_parts = []
-        for image, of, true in zip(images, classes, objects, strict=True):
-            for plane in np.ndindex(shape[:-dimensions]):
-                seeds, _ = ndimage.label(image[plane] > max(seed, 0.5))
-                found = watershed(-image[plane], seeds, mask=image[plane] > 0.5)
-                known = of[plane] != NOT_ANNOTATED
-                of_parts.append(object_quality(true[plane][known], found[known]))
-        qualities[max(seed, 0.5)] = np.nan_to_num(of_parts).mean()
-    best = max(qualities, key=qualities.__getitem__)
-    assert 0.5 < best < 0.9
-    assert len(set(qualities.values())) > 4
-    assert judge.seed_threshold(0.5) == best
-
-
-def test_true_objects_are_read_where_they_could_teach(tmp_path: Path) -> None:
-    create_image(tmp_path / "a", "zyx", (6, 4, 5), np.uint8, {})[...] = 0
-    add_label(tmp_path / "a", "classes", "zyx", np.ones((6, 4, 5), np.uint8), {})
-    (whole,) = read_objects([tmp_path / "a"], 3)
-    assert (whole == 1).all(), "without drawn ones they are the components of the foreground"
-    add_label(tmp_path / "a", "instances", "zyx", np.full((6, 4, 5), 7, np.uint16), {})
-    (found,) = read_objects([tmp_path / "a"], 3, {"z": 3, "y": 4}, 4)
-    same = {"a": Normalisation((0.0,), (1.0,))}
-    ((_, classes),) = read_validation({"a": tmp_path / "a"}, same, {"z": 3, "y": 4}, 4)
-    np.testing.assert_array_equal(found, np.where(classes == 1, 7, 0))
 
 
 def test_validation_images_without_foreground_are_refused(tmp_path: Path) -> None:
@@ -690,18 +556,9 @@ def test_the_model_is_the_one_that_validated_best(data: Path, trained: Path) -> 
         tuple(facts["intensity"]["offset"]), tuple(facts["intensity"]["scale"])
     )
     images = read_validation({"v": data / "images/v"}, {"v": normalise})
-    validation = Validation(model, images, facts["tile"], 2, SegmentSettings())
+    validation = Validation(model, images, facts["tile"], 2)
     assert validation.dice() == pytest.approx(best["validation_dice"])
     assert facts["threshold"] == validation.threshold()
-    assert facts["seed_threshold"] is None
-
-
-def test_a_training_chooses_seeds_where_that_is_asked_for(data: Path, tmp_path: Path) -> None:
-    asked = {"method": "watershed", "seed_threshold": "auto"}
-    facts = json.loads((train_in(data, tmp_path, segment=asked) / "model.json").read_text())
-    assert facts["threshold"] <= facts["seed_threshold"] < 1
-    unused = train_in(data, tmp_path / "unused", segment={"seed_threshold": "auto"})
-    assert json.loads((unused / "model.json").read_text())["seed_threshold"] is None
 
 
 def test_a_training_learns(data: Path, tmp_path: Path) -> None:
@@ -978,21 +835,19 @@ def test_channels_last_weights_are_stored_in_plain_order(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("best_steps", "steps"), [([3, 9, 5], 5), ([3, 8], 5), ([7], 7), ([1, 1], 1)]
 )
-def test_the_final_model_takes_the_median_step_and_the_mean_thresholds_of_the_folds(
+def test_the_final_model_takes_the_median_step_and_the_mean_threshold_of_the_folds(
     data: Path, tmp_path: Path, best_steps: list[int], steps: int
 ) -> None:
     thresholds = [0.4, 0.7, 0.6][: len(best_steps)]
     folds = []
     for number, facts in enumerate(zip(best_steps, thresholds, strict=True)):
         folds.append(tmp_path / f"fold{number}.json")
-        found = {"threshold": facts[1], "seed_threshold": facts[1] + 0.1}
-        write_json(folds[-1], {"training": {"best_step": facts[0]}, **found})
+        write_json(folds[-1], {"training": {"best_step": facts[0]}, "threshold": facts[1]})
     task = replace(task_in(data), validation={}, folds=folds)
     train(task, experiment(), tmp_path / "final", tmp_path / "checkpoints")
     facts = json.loads((tmp_path / "final/model.json").read_text())
     assert facts["training"]["steps"] == facts["training"]["best_step"] == steps
     assert facts["threshold"] == pytest.approx(np.mean(thresholds))
-    assert facts["seed_threshold"] == pytest.approx(np.mean(thresholds) + 0.1)
     assert facts["training"]["validation_dice"] is None
     assert len((tmp_path / "final/history.tsv").read_text().splitlines()) == steps + 1
 

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from unetflow.experiments import settled
 from unetflow.models.unet.settings import UNetSettings
 from unetflow.settings.experiment import ExperimentSettings
-from unetflow.settings.prediction import SegmentSettings
 from unetflow.store import add_label, create_image, read_json, write_json
 from unetflow.training_plan import (
     LARGEST_BATCH,
@@ -325,10 +324,6 @@ def test_what_fits_is_smaller(batch: int, tile: int, remedy: str) -> None:
     assert re.fullmatch(f"{remedy}(, or lower model.width)?", what_fits(experiment, 1, 2))
 
 
-SEEDS_ARE_CHOSEN = {"method": "watershed", "seed_threshold": "auto"}
-
-
-@pytest.mark.parametrize(("segment", "bytes_each"), [({}, 5), (SEEDS_ARE_CHOSEN, 9)])
 @pytest.mark.parametrize(
     ("split", "share"),
     [
@@ -339,18 +334,18 @@ SEEDS_ARE_CHOSEN = {"method": "watershed", "seed_threshold": "auto"}
     ],
 )
 def test_a_job_has_memory_for_the_images_that_validate(
-    tmp_path: Path, split: dict[str, Any], share: float, segment: dict[str, Any], bytes_each: int
+    tmp_path: Path, split: dict[str, Any], share: float
 ) -> None:
     asked = []
     for planes in (1000, 2000):
         entry = {"image": "a", "axes": "zyx", "shape": [50, 1000, 1000], "annotated": True}
         images = [entry | {"voxel_size_um": {}}] * planes
         write_json(tmp_path / "index.json", {"class_names": ["a", "b"], "images": images})
-        experiment = ExperimentSettings(dataset="any", split=split, segment=segment)
+        experiment = ExperimentSettings(dataset="any", split=split)
         write_plan(tmp_path, tmp_path / "index.json", tmp_path / "plan.json", experiment, "key")
         asked.append(read_json(tmp_path / "plan.json")["mem_mb"])
-    # Grey values in 4 bytes, classes in one, true objects in 4
-    assert asked[1] - asked[0] == pytest.approx(bytes_each * 50 * 1000 * share, rel=0.01)
+    # Grey values in 4 bytes, classes in one
+    assert asked[1] - asked[0] == pytest.approx(5 * 50 * 1000 * share, rel=0.01)
 
 
 def test_a_plan_is_written_with_what_its_job_needs(tmp_path: Path) -> None:
@@ -367,8 +362,4 @@ def test_a_plan_is_written_with_what_its_job_needs(tmp_path: Path) -> None:
         need = step_bytes(experiment.model, 1, 2, 2 // devices, (572, 572))
         assert made["step_bytes"] == need
         assert made["mem_mb"] * 1e6 > devices * need + 33 * 50e6
-        divided = experiment.model_copy(update={"segment": SegmentSettings(**SEEDS_ARE_CHOSEN)})
-        write_plan(tmp_path, tmp_path / "index.json", output, divided, "key")
-        # What watershed takes, as settings.prediction tells
-        assert read_json(output)["mem_mb"] * 1e6 > devices * need + 150 * 50e6
     json.dumps(made)

@@ -104,17 +104,6 @@ def test_how_to_predict_does_not_retrain(project: Project) -> None:
     assert "train_model" not in jobs
 
 
-def test_seeds_are_chosen_by_a_training_and_given_without(project: Project) -> None:
-    path = project.path / "config/experiments/tiny.yaml"
-    given = path.read_text() + "segment: {method: watershed, seed_threshold: 0.7}\n"
-    path.write_text(given)
-    jobs = project.would_run()
-    assert "segment_images" in jobs
-    assert "train_model" not in jobs
-    path.write_text(given.replace("0.7", "auto"))
-    assert project.would_run() == AFTER_TRAINING
-
-
 def test_another_experiment_is_made_beside_a_finished_one(project: Project) -> None:
     folder = project.path / "config/experiments"
     other = (folder / "tiny.yaml").read_text().replace("name: tiny", "name: other")

@@ -23,6 +23,8 @@ import yaml
 import zarr
 from project import EXPERIMENT, Project
 
+from unetflow.segmentation import segment_image
+from unetflow.settings.prediction import SegmentSettings
 from unetflow.store import NOT_ANNOTATED, create_image, open_image, read_json
 
 pytestmark = pytest.mark.workflow
@@ -120,6 +122,16 @@ def test_what_is_left_to_the_plan_is_chosen_and_told(project: Project) -> None:
     assert project.would_run("--config", wanted, "archives=[]") == set()
 
 
+def assert_divided_by(seeds: Path, model: Path, folder: Path, name: str) -> None:
+    """What a folder holds of an image is divided with the seeds that others chose."""
+    seed = read_json(seeds)["seed_threshold"]
+    how = SegmentSettings(method="watershed", seed_threshold=seed, minimum_size=3)
+    again = folder / "again"
+    segment_image(folder / "prediction.ome.zarr" / name, again, read_json(model), how)
+    found = open_image(folder / "segmentation.ome.zarr" / name).array[...]
+    np.testing.assert_array_equal(found, open_image(again).array[...])
+
+
 def test_planes_of_a_volume_teach_and_others_of_it_are_tested(fresh: Project) -> None:
     text = EXPERIMENT.replace("name: tiny", "name: cube").replace(
         "shape: [3, 64, 72]", "shape: [12, 40, 40], planes_are_images: false"
@@ -128,6 +140,7 @@ def test_planes_of_a_volume_teach_and_others_of_it_are_tested(fresh: Project) ->
     content["split"] = {"unit": "image", "folds": 1, "tested_planes": 4}
     content["patches"] |= {"tile": 16, "balanced": 1}
     content["model"] |= {"dimensions": 3, "padding": "zeros"}
+    content["segment"] = {"method": "watershed", "seed_threshold": "auto", "minimum_size": 3}
     content["variants"] = {"few": {"weights.annotated_planes": {"z": 9, "x": 40}}}
     (fresh.path / "config/experiments/cube.yaml").write_text(yaml.safe_dump(content))
     fresh.snakemake("--config", "experiments=[cube]", "archives=[]")
@@ -151,6 +164,8 @@ def test_planes_of_a_volume_teach_and_others_of_it_are_tested(fresh: Project) ->
         scores = pd.read_csv(folder / "metrics.tsv", sep="\t").set_index("metric")["value"]
         iou = (cells & tested).sum() / (cells | tested).sum()
         assert scores["iou_cell"] == pytest.approx(iou, abs=1e-5)
+        found = folder / "fold0/seed0"
+        assert_divided_by(found / "seeds.json", found / "model.json", found, image.name)
     assert (results / "report/figures/planes-cube-iou_cell.svg").is_file()
 
 
@@ -496,3 +511,14 @@ def test_blocks_that_several_jobs_label_are_those_of_one(project: Project) -> No
     assert "segment_part" in project.would_run(*again), "parts are removed once they are joined"
     project.snakemake(*again)
     np.testing.assert_array_equal(zarr.open_array(path)[...], before)
+    settings = project.path / "config/experiments/tiny.yaml"
+    auto = "{job_megavoxels: 0.002, method: watershed, seed_threshold: auto, minimum_size: 3}"
+    settings.write_text(settings.read_text().replace("{job_megavoxels: 0.002}", auto))
+    project.snakemake("plan")
+    jobs = project.would_run()
+    assert "choose_seeds" in jobs
+    assert "train_model" not in jobs
+    project.snakemake()
+    trained = project.path / "results/experiments/tiny"
+    seeds, model = trained / "fold0/seed0/seeds.json", trained / "final/seed0/model.json"
+    assert_divided_by(seeds, model, results / "first", "")

@@ -20,8 +20,6 @@ def dataset_name_of(experiment):
 
 WEIGHTS_FOLLOW = ("dataset", "weights", "split.tested_planes", "model.dimensions")
 PATCHES_FOLLOW = (*WEIGHTS_FOLLOW, "patches", "model.geometry", "patches_are_planned")
-# Of the section segment, what seeds are chosen for.
-SEEDS_FOLLOW = ("method", "threshold", "seed_threshold", "merge_below")
 
 
 def maker(name, settings):
@@ -128,8 +126,6 @@ def settings_to_plan(experiment):
         "split": {"folds", "validate_on", "tested_planes"},
         "train": {"batch", "devices", "device", "memory_gb"},
     }
-    if EXPERIMENTS[experiment].segment.seeds_are_chosen:
-        parts["segment"] = {"method", "seed_threshold"}
     chosen = EXPERIMENTS[experiment].model_dump(mode="json", include=parts)
     return chosen | {"dataset": dataset_name_of(experiment)}
 
@@ -193,7 +189,7 @@ def training_images(wildcards):
 
 
 def validation_images(wildcards):
-    """Images that choose its best step and its thresholds; none for the final network."""
+    """Images that choose its best step and its threshold; none for the final network."""
     return images_in(wildcards.experiment, wildcards.split, "validate")
 
 
@@ -205,7 +201,7 @@ def seen_images(wildcards):
 
 
 def fold_models(wildcards):
-    """Networks of the folds, from which the final one takes steps and thresholds."""
+    """Networks of the folds, from which the final one takes steps and threshold."""
     if wildcards.split != "final":
         return []
     return expand(
@@ -213,6 +209,28 @@ def fold_models(wildcards):
         split=EXPERIMENTS[wildcards.experiment].split.names,
         allow_missing=True,
     )
+
+
+def chosen_seeds(wildcards):
+    """What tells the seeds of a network's objects where images choose them: for the final one that of each fold."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    if not experiment.segment.seeds_are_chosen:
+        return []
+    final = wildcards.split == "final"
+    return expand(
+        rules.choose_seeds.output.seeds,
+        split=experiment.split.names if final else wildcards.split,
+        allow_missing=True,
+    )
+
+
+def known_planes(wildcards):
+    """Which planes of validation images are known."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    return {
+        "annotated_planes": experiment.weights.annotated_planes,
+        "tested_planes": experiment.split.tested_planes,
+    }
 
 
 def earlier_stage(wildcards):
@@ -254,8 +272,6 @@ def training_settings(wildcards):
     # What of a validation image is known; patches hold it already.
     chosen["weights"] = {"annotated_planes": settings["weights"]["annotated_planes"]}
     chosen["split"] = {"tested_planes": settings["split"]["tested_planes"]}
-    if experiment.segment.seeds_are_chosen:
-        chosen["segment"] = {name: settings["segment"][name] for name in SEEDS_FOLLOW}
     # Other seeds of the same experiment are other jobs.
     chosen["train"]["seeds"] = [int(wildcards.seed)]
     # What the plan has chosen with it is already here.
@@ -263,19 +279,10 @@ def training_settings(wildcards):
     return chosen
 
 
-def predict_code(wildcards):
-    """Digest of the code that predicts with an experiment's network."""
-    return code(
-        "predict_images.py",
-        f"models.{EXPERIMENTS[wildcards.experiment].model.network}.network",
-    )
-
-
-def verify_code(wildcards):
-    """Digest of the code that measures how exact tiles are."""
-    return code(
-        "verify_tiling.py",
-        f"models.{EXPERIMENTS[wildcards.experiment].model.network}.network",
+def network_code(adaptor):
+    """Params function: digest of the code that an adaptor runs with an experiment's network."""
+    return lambda wildcards: code(
+        adaptor, f"models.{EXPERIMENTS[wildcards.experiment].model.network}.network"
     )
 
 

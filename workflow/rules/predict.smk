@@ -22,7 +22,7 @@ rule predict_images:
             EXPERIMENTS[wildcards.experiment].predict.device == "gpu"
         ),
     params:
-        code=predict_code,
+        code=network_code("predict_images.py"),
         settings=image_prediction,
         test=predicted_images,
     script:
@@ -58,7 +58,7 @@ rule verify_tiling:
             EXPERIMENTS[wildcards.experiment].predict.device == "gpu"
         ),
     params:
-        code=verify_code,
+        code=network_code("verify_tiling.py"),
         settings=image_prediction,
         tile=prediction_tile,
         image=lambda wildcards: images_in(

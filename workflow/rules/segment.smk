@@ -1,3 +1,33 @@
+rule choose_seeds:
+    """Choose from what seeds watershed divides the images that validate a network best."""
+    input:
+        images=of_dataset("images.ome.zarr"),
+        index=of_dataset("index.json"),
+        facts=rules.train_model.output.facts,
+        weights=rules.train_model.output.weights,
+    output:
+        seeds="<results>/experiments/{experiment}/{split}/seed{seed}/seeds.json",
+    log:
+        "<logs>/segment/{experiment}/{split}/seed{seed}.seeds.log",
+    benchmark:
+        "<costs>/segment/{experiment}/{split}_seed{seed}_seeds.tsv"
+    threads: lambda wildcards: EXPERIMENTS[wildcards.experiment].predict.threads
+    resources:
+        mem_mb=raised(8000),
+        runtime=raised(240),
+        gpu=lambda wildcards: int(
+            EXPERIMENTS[wildcards.experiment].predict.device == "gpu"
+        ),
+    params:
+        code=network_code("choose_seeds.py"),
+        predict=image_prediction,
+        segment=section("segment"),
+        validation=validation_images,
+        planes=known_planes,
+    script:
+        "../scripts/choose_seeds.py"
+
+
 rule segment_images:
     """Divide the predicted test images of a split into instances."""
     input:
@@ -5,6 +35,7 @@ rule segment_images:
         index=of_dataset("index.json"),
         prediction=rules.predict_images.output.prediction,
         facts=rules.train_model.output.facts,
+        seeds=chosen_seeds,
     output:
         segmentation=directory(
             "<results>/experiments/{experiment}/{split}/seed{seed}/segmentation.ome.zarr"
@@ -53,6 +84,7 @@ rule segment_part:
         receipt=first_receipt,
         predicted=rules.finish_prediction.output.facts,
         facts=network_file("facts"),
+        seeds=seeds_of_volume,
     output:
         blocks=temp(
             directory(
@@ -85,6 +117,7 @@ rule segment_volume:
         receipt=first_receipt,
         predicted=rules.finish_prediction.output.facts,
         facts=network_file("facts"),
+        seeds=seeds_of_volume,
     output:
         segmentation=directory(
             "<results>/archives/{archive}/{volume}/segmentation.ome.zarr"
@@ -146,6 +179,7 @@ rule segment_pack:
         receipt=first_receipt,
         finished=rules.finish_pack.output.finished,
         facts=network_file("facts"),
+        seeds=seeds_of_volume,
     output:
         segmented="<results>/archives/{archive}/{volume}/segmented.json",
     log:

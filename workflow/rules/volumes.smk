@@ -63,7 +63,7 @@ PLAN_FOLLOWS = {
     "model": True,
     "patches": True,
     "predict": True,
-    "segment": {"job_megavoxels"},
+    "segment": {"job_megavoxels", "method", "seed_threshold"},
 }
 
 
@@ -150,6 +150,20 @@ def network_file(file):
         return path_of(row["experiment"], row.get("model"))
 
     return path
+
+
+def seeds_of_volume(wildcards):
+    """What tells the seeds of its objects where images of its experiment choose them."""
+    experiment = EXPERIMENTS[experiment_of(wildcards)]
+    beside_model = "model" in rows_of(wildcards.archive)[wildcards.volume]
+    if beside_model or not experiment.segment.seeds_are_chosen:
+        return []
+    return expand(
+        rules.choose_seeds.output.seeds,
+        experiment=experiment_of(wildcards),
+        split=experiment.split.names,
+        seed=experiment.train.seeds[0],
+    )
 
 
 def of_datasets(column):

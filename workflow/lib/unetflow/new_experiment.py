@@ -23,6 +23,7 @@ from unetflow.store import write_text
 
 LOOKED_AT = 5
 LARGEST_TILE = 572
+SEEDS = "  seed_threshold: auto  # the best on the validation images\n"
 TEMPLATE = """\
 # yaml-language-server: $schema=../../workflow/schemas/experiment.schema.json
 # {count} images of about {shape} pixels; every key: config/README.md
@@ -71,8 +72,7 @@ predict:
 
 segment:
   method: {method}  # {why_method}
-  threshold: auto  # the best on the validation images
-  seed_threshold: {seed_threshold}  # {why_seeds}
+{seeds}  threshold: auto  # the best on the validation images
   minimum_size: {minimum_size}  # {why_size}
 """
 
@@ -162,8 +162,7 @@ def describe(name: str, images: str, masks: str) -> str:
         why_size="a quarter of the smallest objects in the masks" if size else "0 keeps all",
         method="watershed" if touching else "components",
         why_method="divides what touches" if touching else "connected components",
-        seed_threshold="auto" if touching else 0.8,
-        why_seeds="the best on the validation images" if touching else "of watershed alone",
+        seeds=SEEDS if touching else "",
     )
     return "\n".join(aligned(line) for line in text.splitlines()) + "\n"
 

@@ -249,6 +249,11 @@ def suited(experiment: ExperimentSettings, facts: Mapping[str, Any]) -> Experime
     task = "segmentation" if regression_of(facts) is None else "regression"
     if task != experiment.task:
         changes |= of_another_task(predict, task)
+    if task == "segmentation" and experiment.segment.seeds_are_chosen:
+        raise ValueError(
+            "segment.seed_threshold must be a number beside a model, for which no images choose "
+            "it: got auto; set one, or name another experiment"
+        )
     if predict.tile is None:
         changes["tile"] = tuple(facts["tile"])
     if isinstance(network, PackagedSettings):

@@ -28,6 +28,7 @@ from unetflow.store import (
     chunks_and_shards,
     create_array,
     describe_image,
+    read_json,
 )
 
 
@@ -89,13 +90,13 @@ def division_of(
     Raises
     ------
     ValueError
-        If the prediction is not there, or the model has no threshold that is asked for.
+        If the prediction is not there.
     """
     image = predicted.open_prediction(prediction)
     axes, shape = axis_rules.spatial(image.axes), image.spatial_shape
     threshold = model["threshold"] if settings.threshold == "auto" else settings.threshold
     if settings.seeds_are_chosen:
-        settings = settings.model_copy(update={"seed_threshold": chosen_seeds(model)})
+        settings = settings.model_copy(update={"seed_threshold": model["seed_threshold"]})
     by_plane = model["network"]["dimensions"] == 2
     layout = chunks_and_shards(axes, shape, cubes=len(shape) == 3 and not by_plane)
     grid = blocks_of(shape, layout[1], by_plane, settings)
@@ -103,15 +104,17 @@ def division_of(
     return Division(image, threshold, by_plane, settings, values, layout, grid)
 
 
-def chosen_seeds(model: Mapping[str, Any]) -> float:
-    """Threshold of watershed's seeds that the training of a model has chosen."""
-    chosen = model.get("seed_threshold")
-    if chosen is None:
-        raise ValueError(
-            "segment.seed_threshold auto must be of a model that was trained with it: this one has "
-            "chosen none; set a number from 0 to 1"
-        )
-    return float(chosen)
+def model_with_seeds(model: Path, seeds: Sequence[str]) -> dict[str, Any]:
+    """Content of `model.json`, with the mean of the thresholds of seeds that files tell.
+
+    Parameters
+    ----------
+    seeds : sequence of path
+        See `seeds.choose_seeds`; without any, the model has none.
+    """
+    facts: dict[str, Any] = read_json(model)
+    chosen = [read_json(Path(path))["seed_threshold"] for path in seeds]
+    return facts | ({"seed_threshold": float(np.mean(chosen))} if chosen else {})
 
 
 def blocks_of(

@@ -23,7 +23,7 @@ def merge_metrics(
     tables : sequence of Path
         Scores of each split and seed.
     folds : sequence of Path
-        `model.json` of each; best step and thresholds are told in the summary.
+        `model.json` of each; best step and threshold are told in the summary.
     """
     # An image may be called NA or null.
     table = pd.concat(
@@ -39,7 +39,6 @@ def merge_metrics(
         {
             "metrics": summarise(table),
             "thresholds": [model["threshold"] for model in models],
-            "seed_thresholds": [model.get("seed_threshold") for model in models],
             "best_steps": [model["training"]["best_step"] for model in models],
         },
     )

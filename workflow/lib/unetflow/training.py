@@ -45,14 +45,7 @@ from unetflow.splits import images_of
 from unetflow.store import read_json, remove, replacing, write_json, write_text
 from unetflow.training_plan import what_fits
 from unetflow.transfer import take_over
-from unetflow.validation import (
-    Judge,
-    Losses,
-    Validation,
-    read_objects,
-    read_validation,
-    read_values,
-)
+from unetflow.validation import Judge, Losses, Validation, read_validation, read_values
 
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
 TERMINATED = 128 + signal.SIGTERM
@@ -70,7 +63,7 @@ class Task:
     histograms : mapping of each of these images to its intensity JSON
     folds : sequence of Path
         `model.json` of the folds; only for the final model, which takes its number of steps and its
-        thresholds from them.
+        threshold from them.
     class_names : sequence of str
         Background first.
     voxel_size_um : mapping
@@ -193,7 +186,7 @@ def train(
     )
     if regression is None:
         check_classes(patches, task.class_names)
-    steps, thresholds = after_folds(task, settings.steps)
+    steps, threshold = after_folds(task, settings.steps)
     torch.manual_seed(seed)
     network = build(experiment.model, len(pooled.scale), outputs)
     if task.start is not None:
@@ -223,7 +216,7 @@ def train(
         write_weights(output / "last.safetensors", network.state_dict())
         if validation:
             network.load_state_dict(state.best)
-            thresholds = validation.thresholds()
+            threshold = validation.threshold()
     write_weights(output / "model.safetensors", network.state_dict())
     how = {"device": fabric.device.type, "precision": precision, "replay_difference": replay}
     learned = range_of_levels(task.histograms, {name: each[name] for name in task.patches})
@@ -232,7 +225,7 @@ def train(
         **asdict(pooled),
         "levels": learned,
     }
-    write_facts(output, state, how, task, experiment, intensity, thresholds, regression)
+    write_facts(output, state, how, task, experiment, intensity, threshold, regression)
     remove(checkpoint)
     return taken
 
@@ -251,10 +244,7 @@ def judge_of(
     if regression is not None:
         return Losses(model, read_values(paths, normalise, regression.normalise), tile, loss)
     planes = experiment.weights.annotated_planes, experiment.split.tested_planes
-    images = read_validation(paths, normalise, *planes)
-    asked = paths.values() if experiment.segment.seeds_are_chosen else ()
-    objects = read_objects(asked, experiment.model.dimensions, *planes)
-    return Validation(model, images, tile, outputs, experiment.segment, objects)
+    return Validation(model, read_validation(paths, normalise, *planes), tile, outputs)
 
 
 def launched(settings: TrainSettings) -> tuple[Fabric, str]:
@@ -309,16 +299,14 @@ def check_classes(patches: Patches, class_names: Sequence[str]) -> None:
             log(f"warning: no training patch shows class {name}: it cannot be learned from them")
 
 
-def after_folds(task: Task, steps: int) -> tuple[int, dict[str, float | None]]:
-    """Return the steps and thresholds of a training: of the final one, what the folds found."""
+def after_folds(task: Task, steps: int) -> tuple[int, float | None]:
+    """Return the steps and the threshold of a training: of the final one, what the folds found."""
+    if not task.folds:
+        return steps, None
     facts = [read_json(path) for path in task.folds]
-    thresholds: dict[str, float | None] = {}
-    for name in ("threshold", "seed_threshold"):
-        found = [fact[name] for fact in facts if fact.get(name) is not None]
-        thresholds[name] = float(np.mean(found)) if found else None
-    if facts:
-        steps = max(1, int(median(fact["training"]["best_step"] for fact in facts)))
-    return steps, thresholds
+    best = median(fact["training"]["best_step"] for fact in facts)
+    thresholds = [fact["threshold"] for fact in facts if fact["threshold"] is not None]
+    return max(1, int(best)), float(np.mean(thresholds)) if thresholds else None
 
 
 def task_digest(task: Task, experiment: ExperimentSettings) -> str:
@@ -474,7 +462,7 @@ def write_facts(
     task: Task,
     experiment: ExperimentSettings,
     intensity: Mapping[str, Any],
-    thresholds: Mapping[str, float | None],
+    threshold: float | None,
     regression: Regression | None,
 ) -> None:
     """Write the history, and last all that prediction needs beside the weights."""
@@ -494,7 +482,7 @@ def write_facts(
             "dataset": experiment.dataset_name,
             "intensity": intensity,
             "tile": list(experiment.per_axis(experiment.predict.tile)),
-            **thresholds,
+            "threshold": threshold,
             "weights_sha256": sha256(output / "model.safetensors"),
             "training": {
                 "steps": state.step,

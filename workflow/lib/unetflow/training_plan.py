@@ -10,7 +10,6 @@ References
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -42,8 +41,6 @@ PROCESS_MB = {"cpu": 1500, "auto": 4000, "gpu": 4000}
 """Of a process with its libraries; those of a GPU are large."""
 VALIDATION_BYTES = {"held": 5, "scored": 33}
 """Of a voxel: of every validation image, and of the one that is being scored."""
-OBJECTS_BYTES = {"held": 4, "scored": 117}
-"""Of a voxel too, where its objects choose the seeds."""
 
 
 @dataclass(frozen=True)
@@ -378,10 +375,7 @@ def write_plan(
     train = experiment.train
     on_host = 0 if train.device == "gpu" else made["step_bytes"]
     split = experiment.split
-    each = Counter(VALIDATION_BYTES)
-    if experiment.segment.seeds_are_chosen:
-        each.update(OBJECTS_BYTES)
-    held = each["held"] * of.pixels * split.validating_folds // split.folds
-    validation = held + each["scored"] * of.largest
+    held = VALIDATION_BYTES["held"] * of.pixels * split.validating_folds // split.folds
+    validation = held + VALIDATION_BYTES["scored"] * of.largest
     mem_mb = train.devices * (PROCESS_MB[train.device] + on_host // 10**6) + validation // 10**6
     write_json(output, {"key": key, **made, "mem_mb": mem_mb})

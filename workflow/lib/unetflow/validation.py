@@ -1,4 +1,4 @@
-"""Scores of a network in training on whole validation images, and the thresholds they suggest.
+"""Scores of a network in training on whole validation images, and the threshold they suggest.
 
 A regression validates by its loss.
 """
@@ -6,7 +6,7 @@ A regression validates by its loss.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,19 +17,12 @@ from numpy.typing import NDArray
 
 from unetflow import axes as axis_rules
 from unetflow.annotation import Every, untaught
-from unetflow.dividing import segment
 from unetflow.inference import Model, array_reader, logits, softmax
 from unetflow.intensity import Normalisation
-from unetflow.known_labels import labels_of, left_out_of
 from unetflow.losses import Loss
-from unetflow.metrics.contingency import contingency
-from unetflow.metrics.instances import matching
-from unetflow.settings.prediction import SegmentSettings
 from unetflow.store import NOT_ANNOTATED, open_image
 
 THRESHOLDS = np.linspace(0, 1, 101)
-SEEDS = (*np.linspace(0.05, 0.95, 19).round(2), 0.97, 0.99)
-"""Tried for watershed's seeds; a network that has learned long is nearly certain."""
 
 Annotated = tuple[NDArray[np.float32], NDArray[Any]]
 """Normalised pixels (channel, *spatial) of an image; its classes (*spatial), or its normalised true
@@ -70,22 +63,6 @@ def read_validation(
             f"background alone in {', '.join(paths)}; annotate objects in them, or use fewer folds"
         )
     return images
-
-
-def read_objects(
-    paths: Iterable[Path],
-    dimensions: int,
-    annotated_planes: Every | None = None,
-    tested_planes: int | None = None,
-) -> list[NDArray[np.integer]]:
-    """Read the true objects (*spatial) of validation images, as they would teach a network."""
-    found = []
-    for path in paths:
-        image = open_image(path)
-        left_out = left_out_of(image, annotated_planes, tested_planes)
-        _, objects = labels_of(image, dimensions, left_out)
-        found.append(objects[tuple(slice(0, extent) for extent in image.spatial_shape)])
-    return found
 
 
 def read_values(
@@ -132,9 +109,9 @@ class Judge(ABC):
     def score(self) -> float:
         """Judgement, which is kept where it is best."""
 
-    def thresholds(self) -> dict[str, float | None]:
-        """Foreground probabilities that divide objects; None where none is chosen."""
-        return {"threshold": None, "seed_threshold": None}
+    def threshold(self) -> float | None:
+        """Foreground probability above which a pixel is taken for one; None without classes."""
+        return None
 
     @abstractmethod
     def panels(
@@ -179,19 +156,9 @@ class Losses(Judge):
 
 @dataclass(frozen=True)
 class Validation(Judge):
-    """A segmentation, judged by the Dice of its classes, so many with the background.
-
-    Attributes
-    ----------
-    division : SegmentSettings
-        How its objects will be divided.
-    objects : sequence of integer arrays (*spatial)
-        True ones of each image, 0 is none; without them no threshold of seeds is chosen.
-    """
+    """A segmentation, judged by the Dice of its classes, so many with the background."""
 
     classes: int
-    division: SegmentSettings
-    objects: Sequence[NDArray[np.integer]] = ()
     measure = "validation_dice"
 
     def score(self) -> float:
@@ -212,37 +179,10 @@ class Validation(Judge):
         shown[0] = not shown[1:].any()
         return float(np.mean(2 * shared[shown] / (predicted + true)[shown].clip(1)))
 
-    def thresholds(self) -> dict[str, float | None]:
-        """Those of foreground and of watershed's seeds."""
-        threshold = self.threshold()
-        given = self.division.threshold
-        taken = threshold if given == "auto" else given
-        seeds = self.seed_threshold(taken) if self.objects else None
-        return {"threshold": threshold, "seed_threshold": seeds}
-
-    def threshold(self) -> float:
+    def threshold(self) -> float | None:
         """Foreground probability above which the foreground's Dice is best."""
         foreground, _ = dice_at_thresholds(self.histograms())
         return float(THRESHOLDS[int(np.argmax(foreground))])
-
-    def seed_threshold(self, threshold: float) -> float:
-        """Foreground probability of seeds that divide the best objects above a threshold.
-
-        Those of the best panoptic quality, mean over images or over planes of stacks, where they
-        are annotated. Objects that fill the picture are judged within the true ones alone.
-        """
-        tried = [threshold, *(seed for seed in SEEDS if seed > threshold)]
-        ways = [self.division.model_copy(update={"seed_threshold": seed}) for seed in tried]
-        objects = (of[plane] for of in self.objects for plane in self.planes(of))
-        quality = np.zeros(len(tried))
-        for (pixels, classes), true in zip(self.parts(), objects, strict=True):
-            foreground = self.foreground(pixels)
-            judged = (classes != NOT_ANNOTATED) & ((true > 0) | (threshold > 0))
-            found = (segment(foreground, threshold, way) for way in ways)
-            tables = [contingency(true[judged], of[judged]) for of in found]
-            # Nothing to find, and nothing found, says nothing
-            quality += np.nan_to_num([matching(of, 0.5)["panoptic_quality"] for of in tables])
-        return float(tried[int(np.argmax(quality))])
 
     def histograms(self) -> NDArray[np.int64]:
         """Count (2, bins) of the foreground probability where truth is background, foreground."""
@@ -268,12 +208,8 @@ class Validation(Judge):
         """Yield the images, or the planes of stacks, as the network takes them, for its scores."""
         self.model.network.eval()
         for pixels, classes in self.images:
-            for plane in self.planes(classes):
+            for plane in np.ndindex(classes.shape[: -len(self.tile)]):
                 yield pixels[:, *plane], classes[plane]
-
-    def planes(self, labels: NDArray[Any]) -> Iterator[Any]:
-        """Indices of what the network takes at once: planes of a stack, or all of an image."""
-        return np.ndindex(labels.shape[: -len(self.tile)])
 
     def foreground(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Predicted probability of foreground (*spatial) of pixels (channel, *spatial)."""

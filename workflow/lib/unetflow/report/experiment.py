@@ -134,7 +134,7 @@ def run_facts(run: Run) -> dict[str, Any]:
         "network": model.get("network", {}),
         "geometry": model.get("geometry", []),
         "threshold": scores.finite(model.get("threshold")),
-        "seed_threshold": scores.finite(model.get("seed_threshold")),
+        "seed_threshold": scores.finite(facts(run.folder / "seeds.json").get("seed_threshold")),
         "judged": next(
             (scores.finite(learned.get(name)) for name in VALIDATED if name in learned), None
         ),

@@ -147,8 +147,8 @@ class SegmentSettings(Settings):
     )
     seed_threshold: Fraction | Literal["auto"] = setting(
         0.8,
-        "of watershed's seeds; auto: the best panoptic quality of the validation images' objects, "
-        "chosen where a training ends, which is then done again if threshold or merge_below change",
+        "of watershed's seeds; auto: for each network that which divides its validation images "
+        "best (panoptic quality); for the final one the mean of the folds'",
     )
     merge_below: Fraction | None = setting(
         None,
@@ -203,7 +203,7 @@ class SegmentSettings(Settings):
 
     @property
     def seeds_are_chosen(self) -> bool:
-        """Whether a training chooses the threshold of watershed's seeds."""
+        """Whether validation images choose the threshold of watershed's seeds."""
         return self.method == "watershed" and self.seed_threshold == "auto"
 
 
