@@ -92,7 +92,14 @@ def test_three_objects_an_image_are_objects_and_not_classes() -> None:
         mask = np.zeros((128, 128), np.uint8)
         mask[5:30, 5:30], mask[5:30, 30:60], mask[70:90, 80:120] = 1, 2, 3
         write(f"data/masks/{name}.tif", mask)
-    assert layout(loaded("mine")).labels_are == "instances"
+    settings = loaded("mine")
+    assert layout(settings).labels_are == "instances"
+    assert settings.segment.seeds_are_chosen, "two of them touch"
+    for name in "abc":
+        mask[5:30, 30] = 0
+        write(f"data/masks/{name}.tif", mask)
+    assert loaded("mine").segment.method == "components"
+    assert "seed" not in describe("mine", IMAGES, MASKS)
 
 
 def test_masks_of_three_classes_name_all_of_them() -> None:

@@ -34,8 +34,8 @@ class SplitSettings(Settings):
     )
     validate_on: Literal["fold", "training"] = setting(
         "fold",
-        "what chooses step and threshold: the next fold, which then does not train; or, where none "
-        "can be spared, the training images themselves",
+        "what chooses step and thresholds: the next fold, which then does not train; or, where "
+        "none can be spared, the training images themselves",
     )
     run: Distinct | None = setting(
         None, "which folds to run; null: all. The model named final learns from those that ran"
