@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ from unetflow.prediction import predict_images
 from unetflow.progress import log, track
 from unetflow.segmentation import segment_image
 from unetflow.settings.prediction import PredictSettings, SegmentSettings
-from unetflow.store import NOT_ANNOTATED, Image, open_image, write_json
+from unetflow.store import NOT_ANNOTATED, Image, open_image, remove, replacing, write_json
 
 TRIED = (*np.linspace(0.05, 0.95, 19).round(2), 0.97, 0.99)
 """Networks that have learned long are nearly certain."""
@@ -61,8 +60,8 @@ def choose_seeds(
     tried = [threshold, *(float(seed) for seed in TRIED if seed > threshold)]
     by_plane = model.facts["network"]["dimensions"] == 2 and segment.link_planes is None
     rows: list[tuple[float, ...]] = []
-    with TemporaryDirectory(dir=output.parent) as folder:
-        predictions, instances = Path(folder) / "predictions", Path(folder) / "instances"
+    with replacing(output) as partial:
+        predictions, instances = partial / "predictions", partial / "instances"
         predict_images(model, images, predictions, predict)
         for path in track(images, "choosing seeds", len(images)):
             image = open_image(path)
@@ -77,12 +76,13 @@ def choose_seeds(
                 planes = np.ndindex(found.shape[:-2] if by_plane else ())
                 qualities.append([quality(objects[i], found[i], judged[i]) for i in planes])
             rows += zip(*qualities, strict=True)
-    mean = pd.DataFrame(rows, columns=tried).mean().fillna(0)
-    best = [seed for seed in tried if mean[seed] == mean.max()]
-    chosen = best[len(best) // 2]
-    log(f"seeds above {chosen:g}: panoptic quality {mean.max():.3f}")
-    quality_of = {f"{seed:g}": round(value, 6) for seed, value in mean.items()}
-    write_json(output, {"seed_threshold": chosen, "panoptic_quality": quality_of})
+        remove(partial)
+        mean = pd.DataFrame(rows, columns=tried).mean().fillna(0)
+        best = [seed for seed in tried if mean[seed] == mean.max()]
+        chosen = best[len(best) // 2]
+        log(f"seeds above {chosen:g}: panoptic quality {mean.max():.3f}")
+        quality_of = {f"{seed:g}": round(value, 6) for seed, value in mean.items()}
+        write_json(partial, {"seed_threshold": chosen, "panoptic_quality": quality_of})
 
 
 def true_objects(
@@ -97,8 +97,8 @@ def true_objects(
     if image.label("instances") is None and not (by_plane or judged.all()):
         raise ValueError(
             f"{image.path}: segment.seed_threshold auto must have labels/instances where only a "
-            "part of a volume is annotated, or objects are in pieces: got classes alone; set a "
-            "number"
+            "part of a volume is annotated, since classes there show an object in pieces: got "
+            "classes alone; set a number"
         )
     return objects, judged
 
